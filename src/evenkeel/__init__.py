@@ -1,0 +1,47 @@
+"""Keep the fine-tuning of pretrained language models on an even keel.
+
+Names are handed out lazily (PEP 562), so that ``import evenkeel`` costs nothing and ``evenkeel --help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evenkeel._version import __version__
+    from evenkeel.clipping import ClipResult, clip_grad_norm_
+    from evenkeel.partition import Component, Components, components
+
+__all__ = [
+    "ClipResult",
+    "Component",
+    "Components",
+    "__version__",
+    "clip_grad_norm_",
+    "components",
+    "errors",
+]
+
+_HOME = {
+    "ClipResult": "evenkeel.clipping",
+    "Component": "evenkeel.partition",
+    "Components": "evenkeel.partition",
+    "__version__": "evenkeel._version",
+    "clip_grad_norm_": "evenkeel.clipping",
+    "components": "evenkeel.partition",
+    "errors": "evenkeel.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'evenkeel' has no attribute '{name}'")
+    module = importlib.import_module(_HOME[name])
+    value = module if _HOME[name] == f"evenkeel.{name}" else getattr(module, name)
+    globals()[name] = value  # the next access finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,97 @@
+"""Running a study before somebody's eyes: progress, then table, then report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from evenkeel.cli._console import console
+from evenkeel.report import results_table, write_report
+from evenkeel.study import Plan, RunRecord, Study, StudyFolder, open_study
+from evenkeel.study.engines import LocalEngine, Report
+
+__all__ = ["drive"]
+
+
+def drive(plan: Plan, out: Path, *, workers: int | None = None) -> None:
+    """Run what is not done yet, print the table, and write the report.
+
+    Args:
+        plan: the plan.
+        out: the study's folder.
+        workers: runs at a time; None takes one a core.
+
+    Raises:
+        EvenkeelError: if the plan cannot be, or the folder is not this study's.
+    """
+    study = Study(plan, StudyFolder(out))
+    engine = LocalEngine(workers=workers)
+    with console.status("checking the plan, loading data and model"):
+        total = len(study.jobs())
+    runs = _with_progress(study, engine, total)
+    show_results(out)
+    broken = [run for run in runs if run.status in ("error", "lost")]
+    for run in broken[:3]:
+        reason = (run.error or "its process died again and again").strip().splitlines()[-1]
+        console.print(f"{run.spec.method}, seed {run.spec.seed}: {run.status}: {reason}", style="red", markup=False)
+    if broken:
+        console.print(f"{len(broken)} runs have no result; the same command tries them again", style="red")
+
+
+def show_results(out: Path) -> None:
+    """Print the table of a study and write its report.
+
+    Args:
+        out: the study's folder.
+    """
+    page = write_report(out)
+    console.print(results_table(*open_study(out)[:2]))
+    console.print("report:", str(page), soft_wrap=True, markup=False, highlight=False)
+
+
+def _with_progress(study: Study, engine: LocalEngine, total: int) -> list[RunRecord]:
+    counts: Counter[str] = Counter()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("runs", total=total, note="")
+
+        def show(report: Report) -> None:
+            counts[report.event] += 1
+            if report.event == "ended" and report.result:
+                counts["failed"] += bool(report.result.outcome["failed"])
+                _line(report)
+            running = counts["started"] - counts["ended"] - counts["raised"] - counts["lost"]
+            progress.update(
+                bar,
+                completed=already + counts["ended"] + counts["raised"],
+                note=f"{running} running, {counts['failed']} failed",
+            )
+
+        already = total - sum(not done for done in _done(study, total))
+        progress.update(bar, completed=already)
+        return study.run(engine, on_report=show)
+
+
+def _done(study: Study, total: int) -> list[bool]:
+    """Say for every run of the plan whether an earlier start finished it."""
+    if not study.folder.store.is_file():
+        return [False] * total
+    finished = {run.id for run in open_study(study.folder.path)[1] if run.finished}
+    return [job.spec.id in finished for job in study.jobs()]
+
+
+def _line(report: Report) -> None:
+    """Print one finished run where there is no progress bar to watch."""
+    if console.is_terminal or report.result is None:
+        return
+    outcome, spec = report.result.outcome, report.job.spec
+    score = outcome["scores"]["validation"]
+    said = "diverged" if score is None else f"{outcome['metric']} {score:.3f}" + (" (failed)" if outcome["failed"] else "")
+    console.print(
+        f"{spec.task}  {spec.method}  seed {spec.seed}: {said}, {outcome['wall_seconds']:.0f} s", markup=False, highlight=False
+    )

@@ -1,0 +1,69 @@
+"""Thresholds as people write them: one number, or numbers by role and path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evenkeel.errors import ThresholdError
+from evenkeel.partition import Components, matches
+
+__all__ = ["MaxNorm", "check_max_norm", "resolve"]
+
+MaxNorm = float | Mapping[str, float]
+
+
+def check_max_norm(max_norm: MaxNorm) -> None:
+    """Refuse what can be no threshold, before there are components to try it on.
+
+    Args:
+        max_norm: one number, or numbers by role or pattern; ``inf`` clips nothing.
+
+    Raises:
+        ThresholdError: if a number is not positive or NaN, or a mapping is empty.
+    """
+    numbers = dict(max_norm) if isinstance(max_norm, Mapping) else {"*": max_norm}
+    if not numbers:
+        raise ThresholdError("max_norm is an empty mapping; name at least one role or pattern, '*' for all components")
+    for pattern, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:  # refuses NaN too
+            raise ThresholdError(
+                f"max_norm {number!r} (for '{pattern}') is no positive number; to clip nothing, pass float('inf')"
+            )
+
+
+def resolve(max_norm: MaxNorm, parts: Components) -> tuple[float, ...]:
+    """Give every component its threshold; the first role or pattern that fits holds.
+
+    Args:
+        max_norm: one number for all, or a mapping of roles or shell patterns on ``Component.path`` to numbers.
+        parts: the components, ``C`` of them.
+
+    Returns:
+        ``C`` thresholds, in units of the gradient's norm.
+
+    Raises:
+        ThresholdError: if a number is no threshold, a pattern fits no component, or a component no pattern.
+
+    Example:
+        >>> import torch
+        >>> from evenkeel.partition import components
+        >>> resolve({"weight": 0.1, "*": 0.5}, components(torch.nn.Linear(2, 1)))
+        (0.1, 0.5)
+    """
+    check_max_norm(max_norm)
+    if not isinstance(max_norm, Mapping):
+        return (float(max_norm),) * len(parts)
+    for pattern in max_norm:
+        if pattern != "*" and not parts.select(pattern):
+            raise ThresholdError(
+                f"max_norm names '{pattern}', which is the role or path of no component here; the paths begin with "
+                f"{', '.join(part.path for part in parts[:3])}"
+            )
+    found = [next((max_norm[pattern] for pattern in max_norm if matches(part, pattern)), None) for part in parts]
+    missing = [part.path for part, number in zip(parts, found, strict=True) if number is None]
+    if missing:
+        raise ThresholdError(
+            f"max_norm says nothing of {len(missing)} components, '{missing[0]}' among them; add '*' for the rest, "
+            "with float('inf') to leave them alone"
+        )
+    return tuple(float(number) for number in found if number is not None)

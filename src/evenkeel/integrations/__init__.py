@@ -1,0 +1,1 @@
+"""evenkeel inside other people's frameworks, one file each; import the one you need."""

@@ -1,0 +1,288 @@
+"""evenkeel in Hugging Face's Trainer: a callback for anybody's, and a Trainer that runs any mix of methods."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+
+from evenkeel.clipping import ClipResult, MaxNorm, check_max_norm, clip_grad_norm_
+from evenkeel.errors import GradientError, MethodError
+from evenkeel.measure import GradientNorms
+from evenkeel.methods import Method, Mix, Phase, parse_method
+from evenkeel.partition import By, Component, CurrentComponents, components
+
+__all__ = ["ComponentClip", "MethodTrainer", "Recorder"]
+
+
+def unscale(optimizer: Any) -> None:
+    """Make the gradients what the optimizer will see: divide an fp16 loss scale out, once.
+
+    Args:
+        optimizer: what the Trainer hands to its callbacks; Accelerate's wrapper knows the scaler.
+    """
+    scaler = getattr(optimizer, "scaler", None)
+    if scaler is None or not scaler.is_enabled():
+        return
+    try:
+        scaler.unscale_(optimizer.optimizer)
+    except RuntimeError as error:
+        # Some versions of the Trainer unscale before the callbacks run; doing it twice would be wrong and is refused.
+        if "already been called" not in str(error):
+            raise
+
+
+class _BeforeStep(TrainerCallback):
+    """Calls a function with the model once per optimizer step, when its gradients are complete and unscaled."""
+
+    def __init__(self, act: Callable[[nn.Module, TrainerState], object]) -> None:
+        self._act = act
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        unscale(kwargs["optimizer"])
+        self._act(kwargs["model"], state)
+
+
+class ComponentClip(TrainerCallback):
+    """Clip the gradient of every component on its own, in anybody's Trainer.
+
+    It runs once per optimizer step, after accumulation and unscaling and before the optimizer. The components are
+    looked up again whenever parameters are frozen or released.
+
+    Attributes:
+        last: what the latest step clipped; None before the first.
+
+    Raises:
+        ThresholdError: if ``max_norm`` is no threshold.
+        GradientError: when training begins, if the Trainer clips globally beside it.
+
+    Example:
+        >>> from transformers import TrainingArguments
+        >>> callback = ComponentClip(max_norm=0.05)  # Trainer(args=TrainingArguments(max_grad_norm=0), callbacks=[callback])
+    """
+
+    def __init__(self, max_norm: MaxNorm = 0.05, *, by: By = "tensor", also_global: bool = False) -> None:
+        """Set up the callback.
+
+        Args:
+            max_norm: the norm that each component may have; or norms by role or path.
+            by: what counts as one component, see :func:`evenkeel.components`.
+            also_global: allow the Trainer's own global clipping (``max_grad_norm``), which acts first.
+        """
+        check_max_norm(max_norm)
+        self.max_norm = max_norm
+        self.by: By = by
+        self.also_global = also_global
+        self.last: ClipResult | None = None
+        self._current: CurrentComponents | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse global clipping beside this one, and look at the model."""
+        if args.max_grad_norm and not self.also_global:
+            raise GradientError(
+                f"ComponentClip was given a Trainer that also clips globally (max_grad_norm={args.max_grad_norm}), which "
+                "acts first and hides the components' own norms; set TrainingArguments(max_grad_norm=0), or "
+                "ComponentClip(also_global=True) if you mean both"
+            )
+        self._current = CurrentComponents(kwargs["model"], self.by)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Clip what the optimizer is about to see."""
+        unscale(kwargs["optimizer"])
+        if self._current is None:  # a loop that is no Trainer's may leave out on_train_begin
+            self._current = CurrentComponents(kwargs["model"], self.by)
+        self.last = clip_grad_norm_(self._current(), self.max_norm)
+
+
+class Recorder(TrainerCallback):
+    """Record the gradient norm of every component before clipping; put it before any clipping callback.
+
+    Attributes:
+        norms: what was recorded.
+    """
+
+    def __init__(self, *, every: int = 10) -> None:
+        """Record each ``every``-th step."""
+        self.norms = GradientNorms(every=every)
+        self._current: CurrentComponents | None = None
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record the norms that the optimizer would see without clipping."""
+        unscale(kwargs["optimizer"])
+        if self._current is None:
+            self._current = CurrentComponents(kwargs["model"])
+        self.norms.record(state.global_step, self._current())
+
+
+class MethodTrainer(Trainer):
+    """A Trainer that fine-tunes by any mix of methods.
+
+    It clips as the methods say (``max_grad_norm`` does not count), and trains their phases one after the other: each with
+    an empty optimizer and the whole learning-rate schedule. ``num_train_epochs`` is the length of a phase that names
+    none of its own; ``max_steps``, where set, is the length of the whole training, shared among the phases in
+    proportion.
+
+    Example:
+        >>> # MethodTrainer(model, args, train_dataset=data, methods=["component-clip", "gradual-unfreezing"]).train()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        methods: Sequence[str | Method],
+        **kwargs: Any,
+    ) -> None:
+        """Set up the training.
+
+        Args:
+            model: the model to fine-tune.
+            args: the training arguments; they are copied, not changed.
+            methods: names with options, or methods; see ``evenkeel.methods``.
+            **kwargs: everything else that a Trainer takes.
+
+        Raises:
+            MethodError: if a method is unknown, the mix cannot be, or the model lacks what a method needs.
+        """
+        if isinstance(methods, str):
+            raise MethodError(f"methods must be a list, but got the text '{methods}'; write methods=['{methods}']")
+        self.mix = Mix(tuple(parse_method(method) if isinstance(method, str) else method for method in methods))
+        args = copy.copy(args) if args is not None else TrainingArguments()
+        args.max_grad_norm = 0.0
+        super().__init__(model, args, **kwargs)
+        parts = components(self.model)
+        self._schedule = _Schedule(self.mix.phases(parts), epochs=args.num_train_epochs)
+        args.num_train_epochs = self._schedule.total_epochs
+        self._current = CurrentComponents(self.model)
+        self._phases = _Phases(self._schedule, self.model)
+        self.add_callback(self._phases)
+        self.add_callback(_BeforeStep(self._clip))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``Trainer.train`` does; afterwards everything that could be trained before can be trained again."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._phases.release()
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the learning-rate schedule of ``TrainingArguments``, whole in every phase."""
+        self._schedule.set_steps(num_training_steps)
+        if len(self._schedule) == 1:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = self._phased_scheduler(optimizer or self.optimizer)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _phased_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        factors = []
+        for steps in self._schedule.phase_steps():
+            one = get_scheduler(
+                self.args.lr_scheduler_type,
+                optimizer=torch.optim.SGD([torch.zeros(1)], lr=1.0),
+                num_warmup_steps=self.args.get_warmup_steps(steps),
+                num_training_steps=steps,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )
+            if not isinstance(one, LambdaLR):
+                raise MethodError(
+                    f"{self.mix.name} trains in phases, and the schedule '{self.args.lr_scheduler_type}' cannot start anew "
+                    "in each; use 'linear', 'cosine' or 'constant'"
+                )
+            factors.append(one.lr_lambdas[0])
+
+        def factor(step: int) -> float:
+            phase, start = self._schedule.at(step)
+            return float(factors[phase](step - start))
+
+        return LambdaLR(optimizer, factor)
+
+    def _clip(self, model: nn.Module, state: TrainerState) -> None:
+        self.mix.clip(self._current())
+
+
+class _Schedule:
+    """When each phase begins, in optimizer steps."""
+
+    def __init__(self, phases: Sequence[Phase], *, epochs: float) -> None:
+        self.phases = tuple(phases)
+        self._lengths = [phase.epochs if phase.epochs is not None else epochs for phase in phases]
+        self._starts = [0]
+        self._steps = 0
+
+    def __len__(self) -> int:
+        return len(self.phases)
+
+    @property
+    def total_epochs(self) -> float:
+        return sum(self._lengths)
+
+    def set_steps(self, steps: int) -> None:
+        """Share ``steps`` among the phases in proportion to their epochs."""
+        ends = [round(steps * done / self.total_epochs) for done in itertools.accumulate(self._lengths)]
+        if len(set(ends)) < len(ends) or ends[0] == 0:
+            raise MethodError(f"{steps} steps are too few for {len(self)} phases; train longer, or on more examples")
+        self._starts, self._steps = [0, *ends[:-1]], steps
+
+    def phase_steps(self) -> list[int]:
+        return [end - start for start, end in itertools.pairwise([*self._starts, self._steps])]
+
+    def at(self, step: int) -> tuple[int, int]:
+        """Return the phase that optimizer step ``step`` belongs to, and that phase's first step."""
+        phase = bisect.bisect_right(self._starts, step) - 1
+        return phase, self._starts[phase]
+
+    def begins(self, step: int) -> bool:
+        return step in self._starts
+
+
+class _Phases(TrainerCallback):
+    """Freezes and releases components as the phases say."""
+
+    def __init__(self, schedule: _Schedule, model: nn.Module) -> None:
+        self._schedule = schedule
+        self._parts = components(model)  # what the user froze stays frozen
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._enter(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._schedule.begins(state.global_step) and state.global_step < state.max_steps:
+            self._enter(state.global_step)
+            kwargs["optimizer"].state.clear()  # each phase is a fine-tuning of its own
+
+    def release(self) -> None:
+        self._set(lambda _: True)
+
+    def _enter(self, step: int) -> None:
+        self._set(self._schedule.phases[self._schedule.at(step)[0]].trainable)
+
+    def _set(self, trainable: Callable[[Component], bool]) -> None:
+        for part in self._parts:
+            for parameter in part.parameters:
+                parameter.requires_grad_(trainable(part))
+                if not parameter.requires_grad:
+                    parameter.grad = None

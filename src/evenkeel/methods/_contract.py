@@ -1,0 +1,73 @@
+"""What a fine-tuning method is: a frozen configuration and the few hooks that a trainer calls."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from evenkeel.clipping import ClipResult
+from evenkeel.partition import Component, Components
+
+__all__ = ["Method", "Owned", "Phase"]
+
+Owned = Literal["clipping", "phases"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training in which some of the model is trained.
+
+    Every phase is a fine-tuning of its own: the optimizer's state is empty and the learning-rate schedule starts anew.
+
+    Attributes:
+        name: what a log calls it.
+        trainable: whether a component is trained in this phase.
+        epochs: how long it lasts, in epochs; None takes ``TrainingArguments.num_train_epochs``.
+    """
+
+    name: str
+    trainable: Callable[[Component], bool]
+    epochs: float | None = None
+
+
+class Method(ABC):
+    """A way of fine-tuning. A method is a final, frozen, keyword-only dataclass that derives from this.
+
+    Class attributes:
+        name: the name by which plans and the command line know it.
+        summary: what it does, in one line.
+        source: where it is described.
+        owns: what it decides; two methods that own the same thing cannot be mixed.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    owns: ClassVar[frozenset[Owned]] = frozenset()
+
+    def phases(self, parts: Components) -> tuple[Phase, ...]:
+        """Return the phases of training, called by owners of ``"phases"`` before training.
+
+        Args:
+            parts: the components of the whole model, per tensor.
+
+        Returns:
+            The phases in order, at least one.
+
+        Raises:
+            MethodError: if the model lacks what the method needs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not own the phases of training")
+
+    def clip(self, parts: Components) -> ClipResult:
+        """Clip gradients in place, called by owners of ``"clipping"`` once a step, before the optimizer.
+
+        Args:
+            parts: the components that are trained now, per tensor.
+
+        Returns:
+            What was clipped.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not own the clipping of gradients")

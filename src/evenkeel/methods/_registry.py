@@ -1,0 +1,95 @@
+"""Methods by name: those of evenkeel, and those that other packages bring through entry points.
+
+A package adds a method by an entry point of the group ``evenkeel.methods`` that points to a :class:`Method` class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from importlib.metadata import entry_points
+
+import yaml
+
+from evenkeel.errors import EvenkeelError, MethodError, unknown_name
+from evenkeel.methods._contract import Method
+from evenkeel.methods._mix import Mix
+from evenkeel.methods.component_clip import ComponentClipping
+from evenkeel.methods.full import FullFineTuning
+from evenkeel.methods.gradual_unfreezing import GradualUnfreezing
+
+__all__ = ["known_methods", "parse_method", "parse_mix"]
+
+_OWN: tuple[type[Method], ...] = (FullFineTuning, GradualUnfreezing, ComponentClipping)
+
+
+@cache
+def known_methods() -> dict[str, type[Method]]:
+    """Return every method class by its name.
+
+    Raises:
+        MethodError: if two classes have one name, or an entry point holds no method.
+    """
+    found: dict[str, type[Method]] = {}
+    for method in (*_OWN, *(point.load() for point in entry_points(group="evenkeel.methods"))):
+        if not (isinstance(method, type) and issubclass(method, Method)):
+            raise MethodError(f"the entry point {method!r} of the group evenkeel.methods is no class of Method")
+        if method.name in found:
+            raise MethodError(
+                f"two methods are named '{method.name}': {found[method.name].__module__} and {method.__module__}; "
+                "uninstall or rename one"
+            )
+        found[method.name] = method
+    return found
+
+
+def parse_method(text: str) -> Method:
+    """Make a method from its name and options: ``name`` or ``name:option=value:option=value``.
+
+    Args:
+        text: what a plan or the command line says; values are read as YAML.
+
+    Returns:
+        The method.
+
+    Raises:
+        MethodError: if the name or an option is unknown, or a value cannot be.
+
+    Example:
+        >>> parse_method("component-clip:max_norm=0.1").max_norm
+        0.1
+    """
+    name, *options = text.strip().split(":")
+    known = known_methods()
+    if name not in known:
+        raise MethodError(unknown_name("method", name, known))
+    fields = {field.name for field in dataclasses.fields(known[name])}  # type: ignore[arg-type]  # methods are dataclasses
+    values = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise MethodError(f"'{option}' in '{text}' is no option; write {name}:option=value")
+        if key not in fields:
+            raise MethodError(unknown_name(f"option of {name}", key, fields or {"(none)"}))
+        values[key] = yaml.safe_load(value)
+    try:
+        return known[name](**values)
+    except EvenkeelError as error:
+        raise MethodError(f"{text}: {error}") from error
+    except TypeError as error:
+        raise MethodError(f"{text}: a value is of the wrong type ({error})") from error
+
+
+def parse_mix(text: str) -> Mix:
+    """Make a mix from names joined by ``+``.
+
+    Args:
+        text: ``a`` or ``a+b``, each as in :func:`parse_method`.
+
+    Returns:
+        The mix.
+
+    Raises:
+        MethodError: if a part cannot be parsed, or the parts cannot be mixed.
+    """
+    return Mix(tuple(parse_method(part) for part in text.split("+")))

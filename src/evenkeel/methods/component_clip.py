@@ -1,0 +1,43 @@
+"""Component-wise gradient norm clipping, the paper's method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+from evenkeel.clipping import ClipResult, MaxNorm, check_max_norm, clip_grad_norm_
+from evenkeel.methods._contract import Method, Owned
+from evenkeel.partition import Components, regroup
+
+__all__ = ["ComponentClipping"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ComponentClipping(Method):
+    """Fine-tune everything and clip the gradient norm of every component on its own; no global clipping beside it.
+
+    Source: Yang & Ma 2022, arXiv 2210.10325, section 4; headline threshold 0.05.
+
+    Attributes:
+        max_norm: the norm that each component's gradient may have, or norms by role or path.
+        by: what counts as one component, see :func:`evenkeel.components`.
+
+    Raises:
+        ThresholdError: if ``max_norm`` is no threshold.
+    """
+
+    name: ClassVar[str] = "component-clip"
+    summary: ClassVar[str] = "all weights at once, the gradient norm of each component clipped on its own at 0.05"
+    source: ClassVar[str] = "Yang & Ma 2022, arXiv 2210.10325"
+    owns: ClassVar[frozenset[Owned]] = frozenset({"clipping"})
+
+    max_norm: MaxNorm = 0.05
+    by: Literal["tensor", "module", "role", "layer", "global"] = "tensor"
+
+    def __post_init__(self) -> None:
+        check_max_norm(self.max_norm)
+
+    def clip(self, parts: Components) -> ClipResult:
+        """Clip every component to its threshold."""
+        return clip_grad_norm_(regroup(parts, self.by), self.max_norm)

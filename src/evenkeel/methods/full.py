@@ -1,0 +1,42 @@
+"""Full fine-tuning: every weight from the first step on, with the gradient clipped as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from evenkeel.clipping import ClipResult, check_max_norm, clip_grad_norm_
+from evenkeel.methods._contract import Method, Owned
+from evenkeel.partition import Components, regroup
+
+__all__ = ["FullFineTuning"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FullFineTuning(Method):
+    """Fine-tune everything with bias-corrected AdamW and global gradient norm clipping.
+
+    Source: Devlin et al. 2019, arXiv 1810.04805, with the bias correction that Mosbach et al. 2021 (arXiv 2006.04884)
+    and Zhang et al. 2021 (arXiv 2006.05987) found necessary.
+
+    Attributes:
+        max_norm: the norm that the whole gradient may have; ``inf`` clips nothing.
+
+    Raises:
+        ThresholdError: if ``max_norm`` is not positive.
+    """
+
+    name: ClassVar[str] = "full"
+    summary: ClassVar[str] = "all weights at once, AdamW with bias correction, global clipping at 1.0"
+    source: ClassVar[str] = "Devlin et al. 2019, arXiv 1810.04805; Mosbach et al. 2021, arXiv 2006.04884"
+    owns: ClassVar[frozenset[Owned]] = frozenset({"clipping"})
+
+    max_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_max_norm(self.max_norm)
+
+    def clip(self, parts: Components) -> ClipResult:
+        """Clip the whole gradient to ``max_norm``."""
+        return clip_grad_norm_(regroup(parts, "global"), self.max_norm)

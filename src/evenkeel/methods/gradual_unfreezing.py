@@ -1,0 +1,69 @@
+"""Gradual unfreezing: fine-tuning from the top of the model down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from evenkeel.errors import MethodError
+from evenkeel.methods._contract import Method, Owned, Phase
+from evenkeel.partition import Component, Components
+
+__all__ = ["GradualUnfreezing"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GradualUnfreezing(Method):
+    """Train the head and the top block, then the top two, until everything is trained.
+
+    With :math:`L` blocks, iteration :math:`k = 0, \\dots, L - 1` trains the head and blocks :math:`L - k` to :math:`L`
+    (counted from 1) for :math:`E` epochs; the embeddings are released with the lowest block. Each iteration starts
+    with a fresh optimizer and learning-rate schedule, so that a training takes :math:`L E` epochs.
+
+    Source: Howard & Ruder 2018, arXiv 1801.06146, in the form that Yang & Ma 2022 (arXiv 2210.10325, section 3) test.
+
+    Attributes:
+        epochs: :math:`E`, epochs of each iteration; None takes the ``num_train_epochs`` of the training.
+
+    Raises:
+        MethodError: if ``epochs`` is not positive.
+    """
+
+    name: ClassVar[str] = "gradual-unfreezing"
+    summary: ClassVar[str] = "top block first, one more block in each of L iterations of E epochs"
+    source: ClassVar[str] = "Howard & Ruder 2018, arXiv 1801.06146; Yang & Ma 2022, arXiv 2210.10325"
+    owns: ClassVar[frozenset[Owned]] = frozenset({"phases"})
+
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and not self.epochs > 0:  # refuses NaN too
+            raise MethodError(
+                f"gradual-unfreezing: epochs must be positive, but got {self.epochs}; leave it out to give every "
+                "iteration as many epochs as the training has"
+            )
+
+    def phases(self, parts: Components) -> tuple[Phase, ...]:
+        """Return one phase per block, from the top down."""
+        depth = parts.depth
+        if depth < 2:
+            raise MethodError(
+                f"gradual-unfreezing needs a model of at least 2 blocks, but found {depth}; use full for this model"
+            )
+        return tuple(
+            Phase(name=f"layers {lowest} to {depth - 1}", trainable=_Above(lowest=lowest), epochs=self.epochs)
+            for lowest in reversed(range(depth))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Above:
+    """Whether a component is in block ``lowest`` or above it; embeddings lie below block 0."""
+
+    lowest: int
+
+    def __call__(self, component: Component) -> bool:
+        if component.layer is not None:
+            return component.layer >= self.lowest
+        return self.lowest == 0 or not component.path.startswith("embedding.")

@@ -1,0 +1,147 @@
+"""Finding a pretrained model and loading it for sequence classification."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evenkeel.errors import ModelError, unknown_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokenizer"]
+
+TINY = "tiny"
+_TINY_FOLDER = Path(__file__).parent / "tiny"
+_HASHED = ("config.json", "tokenizer.json", "*.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A pretrained model that was found.
+
+    Attributes:
+        name: what it is called in plans and reports.
+        location: a folder, or a hub id.
+        fingerprint: hash of its files, or the hub's commit.
+    """
+
+    name: str
+    location: str
+    fingerprint: str
+
+
+def find_model(name: str) -> ModelSource:
+    """Find a model before anything is started.
+
+    Args:
+        name: ``"tiny"``, the embedded model; a folder that ``save_pretrained`` wrote; or a hub id.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        ModelError: if there is no such folder, it holds no model, or the hub cannot be reached.
+    """
+    folder = _TINY_FOLDER if name == TINY else Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"the folder '{name}' holds no config.json, so it is no pretrained model; give a folder that "
+                "save_pretrained wrote"
+            )
+        if not list(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"the folder '{name}' holds no *.safetensors, the only weights that are loaded (other formats can run "
+                "code); load the model elsewhere once and save it with save_pretrained"
+            )
+        return ModelSource(name=folder.name if name != TINY else TINY, location=str(folder), fingerprint=_hash(folder))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"there is no folder '{name}'; give an existing folder, a hub id, or '{TINY}'")
+    if "/" not in name and name.lower().startswith(TINY[:2]):
+        raise ModelError(unknown_name("model", name, [TINY]) + "; or give a folder or a hub id")
+    return _on_hub(name)
+
+
+def _on_hub(name: str) -> ModelSource:
+    config = _from_pretrained("AutoConfig", name)
+    return ModelSource(name=name, location=name, fingerprint=str(getattr(config, "_commit_hash", None) or "unknown")[:16])
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for pattern in _HASHED:
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer; a model that pads with nothing pads with its end of text.
+
+    Args:
+        source: the model.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
+    tokenizer = _from_pretrained("AutoTokenizer", source.location)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_classifier(source: ModelSource, classes: Sequence[str], *, seed: int) -> PreTrainedModel:
+    """Load the pretrained weights in float32 and draw a new head.
+
+    Args:
+        source: the model.
+        classes: names of the labels.
+        seed: seeds torch's global generator, from which the head is drawn.
+
+    Returns:
+        The model, ready to be fine-tuned.
+
+    Raises:
+        ModelError: if it cannot be loaded, or cannot classify sequences.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    model = _from_pretrained(
+        "AutoModelForSequenceClassification",
+        source.location,
+        num_labels=len(classes),
+        id2label=dict(enumerate(classes)),
+        label2id={label: index for index, label in enumerate(classes)},
+        dtype=torch.float32,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # a head of another number of labels is drawn anew
+    )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = load_tokenizer(source).pad_token_id
+    return model  # type: ignore[no-any-return]
+
+
+def _from_pretrained(auto_class: str, location: str, **options: Any) -> Any:
+    import transformers
+
+    try:
+        return getattr(transformers, auto_class).from_pretrained(location, **options)
+    except Exception as error:  # many kinds from several libraries; none says what to do in our terms
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+        if Path(location).is_dir():
+            raise ModelError(f"the model in '{location}' cannot be loaded ({reason})") from error
+        raise ModelError(
+            f"'{location}' is no folder here, and could not be had from the hub ({reason}); without a network, download "
+            f"the model elsewhere and give its folder with --model, or use '{TINY}', which is built in"
+        ) from error

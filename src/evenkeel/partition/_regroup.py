@@ -1,0 +1,81 @@
+"""One regrouping rule: coarser partitions merge the components of the fine one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Literal, TypeVar
+
+from evenkeel.errors import ComponentError, unknown_name
+from evenkeel.partition._component import Component, Components
+
+__all__ = ["By", "regroup"]
+
+By = Literal["tensor", "module", "role", "layer", "global"] | Callable[[Component], Hashable]
+
+_KEYS: dict[str, Callable[[Component], Hashable]] = {
+    "module": lambda part: part.name.rpartition(".")[0],
+    "role": lambda part: part.role,
+    "layer": lambda part: (part.stack, part.layer),
+    "global": lambda part: "global",
+}
+
+T = TypeVar("T")
+
+
+def regroup(parts: Components, by: By) -> Components:
+    """Merge the components of the fine partition that ``by`` puts together.
+
+    Args:
+        parts: the fine partition.
+        by: see :func:`evenkeel.components`.
+
+    Returns:
+        The merged components, in the order of their first members.
+
+    Raises:
+        ComponentError: if ``by`` is unknown, raises, or returns something unhashable.
+    """
+    if by == "tensor":
+        return parts
+    if isinstance(by, str) and by not in _KEYS:
+        raise ComponentError(unknown_name("partition", by, ["tensor", *_KEYS]))
+    key = _KEYS[by] if isinstance(by, str) else by
+    groups: dict[Hashable, list[Component]] = {}
+    for part in parts:
+        try:
+            groups.setdefault(key(part), []).append(part)
+        except Exception as error:
+            raise ComponentError(
+                f"the grouping function failed on component '{part.name}' ({error}); it must return something hashable "
+                "for every component"
+            ) from error
+    return Components([_merged(_label(by, group, members), members) for group, members in groups.items()])
+
+
+def _label(by: By, group: Hashable, members: list[Component]) -> str:
+    if by == "layer":
+        stack, layer = members[0].stack, members[0].layer
+        where = "outside" if layer is None else f"layer.{layer}"
+        return f"{stack}.{where}" if stack else where
+    return str(group)
+
+
+def _merged(label: str, members: list[Component]) -> Component:
+    """Keep the role, layer and kind that all members share, else None."""
+    size = sum(part.size for part in members)
+    return Component(
+        name=label,
+        path=label,
+        stack=_shared([part.stack for part in members]),
+        layer=_shared([part.layer for part in members]),
+        role=_shared([part.role for part in members]),
+        kind=_shared([part.kind for part in members]),
+        shape=(size,),
+        size=size,
+        aliases=tuple(alias for part in members for alias in part.aliases),
+        parameters=tuple(tensor for part in members for tensor in part.parameters),
+    )
+
+
+def _shared(values: list[T]) -> T | None:
+    return values[0] if all(value == values[0] for value in values) else None

@@ -1,0 +1,22 @@
+"""Numbers from scores: NumPy and SciPy alone, no torch."""
+
+from __future__ import annotations
+
+from evenkeel.stats._budget import expected_maximum
+from evenkeel.stats._chance import better_than_chance, failed
+from evenkeel.stats._compare import Comparison, compare, compare_failures, holm
+from evenkeel.stats._describe import Description, describe
+from evenkeel.stats._proportion import wilson
+
+__all__ = [
+    "Comparison",
+    "Description",
+    "better_than_chance",
+    "compare",
+    "compare_failures",
+    "describe",
+    "expected_maximum",
+    "failed",
+    "holm",
+    "wilson",
+]

@@ -1,0 +1,24 @@
+"""Studies: a plan becomes runs, runs become records in a store that outlives any interruption."""
+
+from evenkeel.study._execute import RunResult, execute
+from evenkeel.study._folder import StudyFolder
+from evenkeel.study._plan import Plan, RunSpec, Training, load_plan
+from evenkeel.study._prepare import Prepared, prepare
+from evenkeel.study._store import RunRecord, Store
+from evenkeel.study._study import Study, open_study
+
+__all__ = [
+    "Plan",
+    "Prepared",
+    "RunRecord",
+    "RunResult",
+    "RunSpec",
+    "Store",
+    "Study",
+    "StudyFolder",
+    "Training",
+    "execute",
+    "load_plan",
+    "open_study",
+    "prepare",
+]

@@ -1,0 +1,101 @@
+"""Data and models of a run, read once in each process and shared by the runs that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from evenkeel.errors import DataError, ModelError
+from evenkeel.models import ModelSource, find_model, load_tokenizer
+from evenkeel.study._plan import TaskPlan
+from evenkeel.tasks import TaskData, load_task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Prepared", "load_data", "locate_model", "prepare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A task tokenised for a model.
+
+    Attributes:
+        data: the task's data.
+        model: where the model is.
+        tokenizer: the model's tokenizer.
+        parts: ``train``, ``validation`` and, where there is one, ``test``: token ids, ``label``, ``length``.
+    """
+
+    data: TaskData
+    model: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    parts: dict[str, Dataset]
+
+
+@lru_cache(maxsize=8)
+def load_data(task: TaskPlan) -> TaskData:
+    """Load a task's data, once in this process."""
+    return load_task(task.source())
+
+
+@lru_cache(maxsize=8)
+def locate_model(name: str) -> ModelSource:
+    """Find a model, once in this process: hashing its weights takes time."""
+    return find_model(name)
+
+
+@lru_cache(maxsize=4)
+def prepare(task: TaskPlan, model: str, max_length: int) -> Prepared:
+    """Load data, model and tokenizer, and tokenise.
+
+    Args:
+        task: the task.
+        model: name, folder or hub id.
+        max_length: longer texts are cut, in tokens.
+
+    Returns:
+        What a run needs.
+
+    Raises:
+        DataError: if the data is wrong, or a text has no tokens.
+        ModelError: if the model or its tokenizer cannot be loaded, or takes no text of that length.
+    """
+    data, source = load_data(task), locate_model(model)
+    tokenizer = load_tokenizer(source)
+    longest = _longest(source)
+    if longest is not None and max_length > longest:
+        max_length = longest
+    parts = {"train": data.train, "validation": data.validation} | ({"test": data.test} if data.test is not None else {})
+    return Prepared(
+        data=data,
+        model=source,
+        tokenizer=tokenizer,
+        parts={name: _tokenised(part, tokenizer, max_length, f"{task.name}, {name}") for name, part in parts.items()},
+    )
+
+
+def _longest(source: ModelSource) -> int | None:
+    """Return how many positions the model has."""
+    from transformers import AutoConfig
+
+    try:
+        return getattr(AutoConfig.from_pretrained(source.location), "max_position_embeddings", None)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the configuration of '{source.name}' cannot be read: {error}") from error
+
+
+def _tokenised(part: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, where: str) -> Dataset:
+    columns = [name for name in ("text", "text_pair") if name in part.column_names]
+    for name in columns:
+        for row, ids in enumerate(tokenizer(part[name][:], add_special_tokens=False)["input_ids"], start=1):
+            if not ids:
+                raise DataError(
+                    f"{where}: the text {part[name][row - 1]!r} of example {row} tokenises to nothing; correct it or drop it"
+                )
+    encoded = tokenizer(*(part[name][:] for name in columns), truncation=True, max_length=max_length)
+    kept = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    return type(part).from_dict({**kept, "label": part["label"][:], "length": lengths})

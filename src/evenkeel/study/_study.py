@@ -1,0 +1,164 @@
+"""The driver: makes the runs of a plan, hands them to an engine, and records what comes back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from evenkeel.errors import PlanError, StoreError
+from evenkeel.study._folder import StudyFolder
+from evenkeel.study._plan import Plan, RunSpec
+from evenkeel.study._prepare import load_data, locate_model, prepare
+from evenkeel.study._store import RunRecord, Store
+from evenkeel.study.engines import Engine, Job, Report
+
+__all__ = ["Study", "open_study"]
+
+_MAX_ATTEMPTS = 3  # of a run whose process dies, in one start of the driver
+
+
+class Study:
+    """A plan and its folder.
+
+    Attributes:
+        plan: what is to be done.
+        folder: where it is recorded.
+    """
+
+    def __init__(self, plan: Plan, folder: StudyFolder) -> None:
+        """Bind a plan to a folder; nothing is read or written yet."""
+        self.plan = plan
+        self.folder = folder
+
+    def jobs(self) -> list[Job]:
+        """Load and check everything that the runs need, and return them in order.
+
+        Raises:
+            EvenkeelError: if a task, model or method is unknown or cannot be used.
+        """
+        self.plan.check_methods()
+        jobs = []
+        for task, model, method, seed in self.plan.grid():
+            prepared = prepare(task, model, self.plan.training.max_length)
+            spec = RunSpec(
+                task=task.name,
+                data_fingerprint=load_data(task).fingerprint,
+                model=prepared.model.name,
+                model_fingerprint=locate_model(model).fingerprint,
+                method=method,
+                seed=seed,
+                training=self.plan.training,
+            )
+            jobs.append(Job(spec=spec, task=task, model=model))
+        return jobs
+
+    def run(self, engine: Engine, *, on_report: Callable[[Report], None] = lambda _: None) -> list[RunRecord]:
+        """Do what is not done yet. Interrupted at any point, the next call goes on.
+
+        Args:
+            engine: where the runs are executed.
+            on_report: is told of every event, after it was recorded.
+
+        Returns:
+            All runs of the plan.
+
+        Raises:
+            EvenkeelError: if the plan cannot be, or the folder is not this study's.
+        """
+        jobs = self.jobs()
+        self.folder.create()
+        with self.folder.lock(), closing(Store(self.folder.store)) as store:
+            self._admit(store)
+            store.save_plan(self.plan, [job.spec for job in jobs])
+            store.requeue_unfinished()
+            finished = {run.id for run in store.runs() if run.finished}
+            waiting = [job for job in jobs if job.spec.id not in finished]
+            for report in self._reports(engine, waiting, store):
+                on_report(report)
+            wanted = {job.spec.id for job in jobs}
+            return [run for run in store.runs() if run.id in wanted]
+
+    def _admit(self, store: Store) -> None:
+        """Refuse a folder that holds another study; more seeds and methods are welcome."""
+        old = store.plan
+        if old is None:
+            return
+        for field in ("tasks", "models", "training"):
+            if getattr(old, field) != getattr(self.plan, field):
+                raise StoreError(
+                    f"the folder '{self.folder.path}' holds another study: its {field} differ ({_difference(old, self.plan)}); "
+                    "choose another folder with --out, or repeat the command that made it"
+                )
+        for field in ("methods", "seeds"):
+            gone = [value for value in getattr(old, field) if value not in getattr(self.plan, field)]
+            if gone:
+                raise StoreError(
+                    f"the folder '{self.folder.path}' holds a study with more {field} ({', '.join(map(str, gone[:5]))}); "
+                    f"{field} can be added and not taken away: name them all, or choose another folder with --out"
+                )
+
+    def _reports(self, engine: Engine, jobs: list[Job], store: Store) -> Iterator[Report]:
+        """Run jobs, and those that were lost again, recording everything before it is passed on."""
+        lost: Counter[str] = Counter()
+        while jobs:
+            again = []
+            with closing(engine.run(jobs)) as reports:  # type: ignore[type-var]  # engines' iterators are generators
+                for report in reports:
+                    if report.event == "lost":
+                        lost[report.job.spec.id] += 1
+                        if lost[report.job.spec.id] < _MAX_ATTEMPTS:
+                            again.append(report.job)
+                    self._record(report, store, given_up=lost[report.job.spec.id] >= _MAX_ATTEMPTS)
+                    yield report
+            jobs = again
+
+    def _record(self, report: Report, store: Store, *, given_up: bool) -> None:
+        run = report.job.spec.id
+        if report.event == "started":
+            store.start(run)
+        elif report.event == "lost":
+            store.finish(run, "lost" if given_up else "queued")
+        elif report.result is None:
+            store.finish(run, "error", error=report.traceback)
+        else:
+            self.folder.write_run(run, report.result.tables)
+            store.finish(run, "diverged" if report.result.diverged else "done", outcome=report.result.outcome)
+
+
+def _difference(old: Plan, new: Plan) -> str:
+    """Name the first value that differs."""
+    for field in ("tasks", "models", "training"):
+        before, after = getattr(old, field), getattr(new, field)
+        if before == after:
+            continue
+        if field != "training":
+            names = [", ".join(str(getattr(item, "name", item)) for item in items) for items in (before, after)]
+            return f"{names[0]} there, {names[1]} now" if names[0] != names[1] else f"other files or columns of {names[0]}"
+        for key in type(before).model_fields:
+            if getattr(before, key) != getattr(after, key):
+                return f"{key} {getattr(before, key)} there, {getattr(after, key)} now"
+    raise PlanError("the plans do not differ")  # unreachable: the caller found a difference
+
+
+def open_study(path: Path) -> tuple[Plan, list[RunRecord], StudyFolder]:
+    """Read what a study has so far; a running driver is not disturbed.
+
+    Args:
+        path: the study's folder.
+
+    Returns:
+        The plan, its runs in order, and the folder for their tables.
+
+    Raises:
+        StoreError: if there is no study.
+    """
+    folder = StudyFolder(path)
+    if not folder.store.is_file():
+        raise StoreError(f"'{path}' holds no study; give the folder that was named by --out")
+    with closing(Store(folder.store)) as store:
+        plan = store.plan
+        if plan is None:
+            raise StoreError(f"the study in '{path}' has no plan yet; start it again")
+        return plan, store.runs(), folder

@@ -1,0 +1,28 @@
+"""What tests share: how Hypothesis searches, and where real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples every time and no clock: a red test is red for everybody. "search" looks for new examples.
+settings.register_profile(
+    "repeat", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
+
+
+@pytest.fixture(scope="session")
+def glue_dir() -> Path:
+    """The folder that holds ``rte/``, ``mrpc/`` and ``cola/`` as tab-separated files."""
+    folder = os.environ.get("EVENKEEL_GLUE_DIR")
+    if not folder:
+        pytest.skip("EVENKEEL_GLUE_DIR is not set: it names the folder with the GLUE files")
+    path = Path(folder)
+    if not (path / "rte").is_dir():
+        pytest.fail(f"EVENKEEL_GLUE_DIR is {folder!r}, but there is no folder rte in it")
+    return path
