@@ -172,6 +172,11 @@ def test_the_changelog_knows_this_version(project: dict[str, Any]) -> None:
     assert {"Unreleased", project["version"]} & set(headings)
 
 
+def test_the_package_page_is_the_readme(project: dict[str, Any]) -> None:
+    assert project.get("readme") == "README.md"
+    assert (ROOT / "README.md").is_file()
+
+
 def test_constraints_pin_every_direct_dependency_within_its_range(project: dict[str, Any]) -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
@@ -202,7 +207,10 @@ def test_every_third_party_import_is_a_declared_dependency(project: dict[str, An
 
 def make_demo(tmp_path: Path, python: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "-C", str(ROOT), "demo", f"PYTHON={python}", f"VENV={tmp_path}/venv"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # not the outer make's
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def stand_in(tmp_path: Path, script: str) -> str:

@@ -1,32 +1,19 @@
-"""Options that several commands share: what to train, on what, and by which recipe."""
+"""Options that several commands share: on what data to train, and by which recipe."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = [
-    "BatchSize",
-    "Data",
-    "Epochs",
-    "GroupByLength",
-    "LabelColumn",
-    "LearningRate",
-    "MaxLength",
-    "MaxTrainSamples",
-    "MetricName",
-    "ModelName",
-    "Precision",
-    "Schedule",
-    "TextColumns",
-    "Train",
-    "Validation",
-    "Warmup",
-    "WeightDecay",
-    "task_fields",
-]
+from evenkeel.errors import PlanError
+
+__all__ = ["ModelName", "Shared", "with_shared_options"]
 
 _DATA, _RECIPE = "Data", "Training"
 
@@ -56,41 +43,97 @@ Precision = Annotated[str, typer.Option(help="float32, bf16 or fp16 (autocast)."
 GroupByLength = Annotated[bool, typer.Option(help="Batches of like lengths: less padding.", rich_help_panel=_RECIPE)]
 
 
-def task_fields(
-    task: str | None,
-    *,
-    data: Path | None,
-    train: Path | None,
-    validation: Path | None,
-    text: str | None,
-    label: str | None,
-    metric: str | None,
-    max_train_samples: int | None,
-) -> dict[str, Any]:
-    """Return the fields of a plan's task; people's own files need no name.
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What the shared options say.
 
-    Args:
-        task: name of the task.
-        data: see ``TaskSource``.
-        train: see ``TaskSource``.
-        validation: see ``TaskSource``.
-        text: names of one or two columns, separated by a comma.
-        label: see ``TaskSource``.
-        metric: see ``TaskSource``.
-        max_train_samples: see ``TaskSource``.
-
-    Returns:
-        The fields that were given.
+    Attributes:
+        task: fields of the plan's task, without its name; only those that were given.
+        training: fields of the plan's recipe.
     """
-    own = train or validation
-    fields = {
-        "name": task or (own.parent.resolve().name if own else None),
+
+    task: dict[str, Any]
+    training: dict[str, Any]
+
+    def named(self, task: str | None) -> list[dict[str, Any]]:
+        """Return the plan's tasks.
+
+        Args:
+            task: names of tasks, separated by commas; people's own files need none.
+
+        Returns:
+            One mapping for each task.
+
+        Raises:
+            PlanError: if there is neither a name nor a file.
+        """
+        own = self.task.get("train") or self.task.get("validation")
+        if task is None and own is None:
+            raise PlanError("no task was given; name one with --task, or give your own files with --train and --validation")
+        names = task.split(",") if task else [own.resolve().parent.name]
+        return [{**self.task, "name": name.strip()} for name in names]
+
+
+def _shared(
+    data: Data = None,
+    train: Train = None,
+    validation: Validation = None,
+    text: TextColumns = None,
+    label: LabelColumn = None,
+    metric: MetricName = None,
+    max_train_samples: MaxTrainSamples = None,
+    learning_rate: LearningRate = 2e-5,
+    epochs: Epochs = 3.0,
+    batch_size: BatchSize = 16,
+    max_length: MaxLength = 128,
+    weight_decay: WeightDecay = 0.0,
+    warmup: Warmup = 0.0,
+    schedule: Schedule = "linear",
+    precision: Precision = "float32",
+    group_by_length: GroupByLength = True,
+) -> Shared:
+    files = {
         "data": data,
         "train": train,
         "validation": validation,
-        "text": text.split(",") if text else None,
+        "text": [name.strip() for name in text.split(",")] if text else None,
         "label": label,
         "metric": metric,
         "max_train_samples": max_train_samples,
     }
-    return {key: value for key, value in fields.items() if value is not None}
+    return Shared(
+        task={key: value for key, value in files.items() if value is not None},
+        training={
+            "learning_rate": learning_rate,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "max_length": max_length,
+            "weight_decay": weight_decay,
+            "warmup": warmup,
+            "schedule": schedule,
+            "precision": precision,
+            "group_by_length": group_by_length,
+        },
+    )
+
+
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options; it receives them as its argument ``shared``.
+
+    Args:
+        command: a function for Typer, with an argument ``shared`` and options of its own.
+
+    Returns:
+        The function that Typer is to see: the command's own options first, then the shared ones.
+    """
+    own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "shared"]
+    common = list(inspect.signature(_shared, eval_str=True).parameters.values())
+
+    @functools.wraps(command)
+    def seen(**values: Any) -> None:
+        shared = _shared(**{item.name: values.pop(item.name) for item in common})
+        command(**values, shared=shared)
+
+    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in (*own, *common)]
+    seen.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return seen

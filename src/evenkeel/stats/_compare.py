@@ -58,8 +58,8 @@ def compare(
 
     Intervals are percentiles of a bootstrap that resamples each group on its own. Percentiles, because they mean the
     same for a ratio as for its logarithm and survive resamples without any spread, where BCa's jackknife divides by
-    zero. They are too narrow for few runs: at 5 to 10 runs each, with normal scores, about 90 % instead of 95 % hold the
-    true difference. Where a group has no spread they close up on the estimate and claim too much.
+    zero. They are too narrow for few runs: at 5 to 10 runs each, with normal scores, about 90 % instead of 95 % hold
+    the true difference. Where a group has no spread they close up on the estimate and claim too much.
 
     The Brown-Forsythe test is Levene's with deviations from the medians. Where these deviations do not vary within
     either group it has no denominator: p is then 1 if they are equal in both groups too, else NaN.

@@ -1,6 +1,7 @@
 """Studies: a plan becomes runs, runs become records in a store that outlives any interruption."""
 
 from evenkeel.study._execute import RunResult, execute
+from evenkeel.study._finetune import finetune_one
 from evenkeel.study._folder import StudyFolder
 from evenkeel.study._plan import Plan, RunSpec, Training, load_plan
 from evenkeel.study._prepare import Prepared, prepare
@@ -18,6 +19,7 @@ __all__ = [
     "StudyFolder",
     "Training",
     "execute",
+    "finetune_one",
     "load_plan",
     "open_study",
     "prepare",

@@ -6,9 +6,10 @@ import math
 import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,14 +73,22 @@ class _StopWhenDiverged(TrainerCallback):
             control.should_training_stop = True
 
 
-def execute(spec: RunSpec, task: TaskPlan, *, model: str, save_to: str | None = None) -> RunResult:
+def execute(
+    spec: RunSpec,
+    task: TaskPlan,
+    *,
+    model: str,
+    save_to: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> RunResult:
     """Train and evaluate one run.
 
     Args:
         spec: the run.
         task: where its task's data is.
         model: where its model is, as the plan names it.
-        save_to: a folder to save the fine-tuned model and its tokenizer in; None keeps nothing.
+        save_to: a folder to save the fine-tuned model and its tokenizer in, unless it diverged; None keeps nothing.
+        callbacks: more callbacks for the Trainer.
 
     Returns:
         The result; a run that diverged is a result too.
@@ -87,12 +96,13 @@ def execute(spec: RunSpec, task: TaskPlan, *, model: str, save_to: str | None = 
     prepared = prepare(task, model, spec.training.max_length)
     started, started_cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
-        trainer, recorder, watch = _trainer(spec, prepared, scratch)
+        trainer, recorder, watch = _trainer(spec, prepared, scratch, callbacks)
         trainer.train()
         evaluated = {name: _predict(trainer, prepared, name) for name in ("validation", "test") if name in prepared.parts}
-        if save_to is not None:
-            trainer.save_model(save_to)
-    diverged = watch.diverged or not all(np.isfinite(logits).all() for _, logits in evaluated.values())
+        diverged = watch.diverged or not all(np.isfinite(logits).all() for _, logits in evaluated.values())
+        if save_to is not None and not diverged:
+            trainer.save_model(str(save_to))
+            (save_to / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody needs and nobody should load
     outcome = {
         **_scores(prepared.data.task.metric, evaluated, diverged=diverged),
         "steps": trainer.state.global_step,
@@ -104,7 +114,9 @@ def execute(spec: RunSpec, task: TaskPlan, *, model: str, save_to: str | None = 
     return RunResult(diverged=diverged, outcome=outcome, tables=tables)
 
 
-def _trainer(spec: RunSpec, prepared: Prepared, scratch: str) -> tuple[MethodTrainer, Recorder, _StopWhenDiverged]:
+def _trainer(
+    spec: RunSpec, prepared: Prepared, scratch: str, callbacks: Sequence[TrainerCallback]
+) -> tuple[MethodTrainer, Recorder, _StopWhenDiverged]:
     set_seed(spec.seed)
     model = load_classifier(prepared.model, prepared.data.classes, seed=spec.seed)
     recorder, watch = Recorder(every=spec.training.record_every), _StopWhenDiverged()
@@ -115,7 +127,7 @@ def _trainer(spec: RunSpec, prepared: Prepared, scratch: str) -> tuple[MethodTra
         train_dataset=prepared.parts["train"],
         processing_class=prepared.tokenizer,
         data_collator=DataCollatorWithPadding(prepared.tokenizer),
-        callbacks=[recorder, watch],
+        callbacks=[recorder, watch, *callbacks],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer, recorder, watch

@@ -17,7 +17,7 @@ from evenkeel.errors import PlanError, unknown_name
 from evenkeel.methods import parse_mix
 from evenkeel.tasks import TaskSource
 
-__all__ = ["Plan", "RunSpec", "TaskPlan", "Training", "load_plan", "validated"]
+__all__ = ["Plan", "RunSpec", "TaskPlan", "Training", "load_plan"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -106,6 +106,25 @@ class Plan(_Frozen):
             raise ValueError(f"{twice!r} stands there twice")
         return value
 
+    @classmethod
+    def checked(cls, content: dict[str, Any], *, where: str) -> Plan:
+        """Make a plan from plain values, with errors in the words of the person who wrote them.
+
+        Args:
+            content: the plan's fields.
+            where: what the message calls the place that they were written in.
+
+        Returns:
+            The plan.
+
+        Raises:
+            PlanError: if a key is unknown or a value cannot be.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise PlanError(f"{where}: {_in_words(error)}") from error
+
     def check_methods(self) -> None:
         """Refuse unknown methods and impossible mixes.
 
@@ -139,7 +158,7 @@ def load_plan(path: Path) -> Plan:
         raise PlanError(f"the plan '{path}' cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"the plan '{path}' must be a mapping with the keys {', '.join(Plan.model_fields)}")
-    plan = validated(content, where=f"the plan '{path}'")
+    plan = Plan.checked(content, where=f"the plan '{path}'")
     return plan.model_copy(update={"tasks": tuple(_relative(task, path.parent) for task in plan.tasks)})
 
 
@@ -148,30 +167,16 @@ def _relative(task: TaskPlan, folder: Path) -> TaskPlan:
     return task.model_copy(update=files)
 
 
-def validated(content: dict[str, Any], *, where: str) -> Plan:
-    """Make a plan from plain values, with errors in the words of the person who wrote them.
-
-    Args:
-        content: the plan's fields.
-        where: what the message calls the place that they were written in.
-
-    Returns:
-        The plan.
-
-    Raises:
-        PlanError: if a key is unknown or a value cannot be.
-    """
-    try:
-        return Plan.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(bit) for bit in first["loc"])
-        if first["type"] == "extra_forbidden":
-            model = {"training": Training, "tasks": TaskPlan}.get(str(first["loc"][0]), Plan)
-            raise PlanError(f"{where}: " + unknown_name("key", str(first["loc"][-1]), model.model_fields)) from error
-        given = first["input"]
-        shown = "" if isinstance(given, dict) or first["type"] == "missing" else f" (given: {_shown(given)})"
-        raise PlanError(f"{where}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}") from error
+def _in_words(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(bit) for bit in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model = {"training": Training, "tasks": TaskPlan}.get(str(first["loc"][0]), Plan)
+        return unknown_name("key", str(first["loc"][-1]), model.model_fields)
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}" + (
+        "" if isinstance(first["input"], dict) else f" (given: {_shown(first['input'])})"
+    )
 
 
 def _shown(given: object) -> str:

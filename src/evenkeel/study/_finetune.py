@@ -1,0 +1,64 @@
+"""One run whose model is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from transformers import TrainerCallback
+
+from evenkeel.errors import PlanError, StoreError
+from evenkeel.study._execute import execute
+from evenkeel.study._folder import StudyFolder
+from evenkeel.study._plan import Plan
+from evenkeel.study._study import Study
+
+__all__ = ["finetune_one"]
+
+
+def finetune_one(plan: Plan, out: Path, *, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
+    """Fine-tune the single run of a plan and save the model, its metrics and its predictions, all or none.
+
+    Args:
+        plan: a plan of one run.
+        out: a folder that is new or empty.
+        callbacks: callbacks for the Trainer.
+
+    Returns:
+        The run's outcome, with ``diverged``; a model that diverged is not saved.
+
+    Raises:
+        PlanError: if the plan has more runs than one.
+        StoreError: if the folder is not empty or cannot be written.
+        EvenkeelError: if task, model or method cannot be used.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StoreError(f"'{out}' exists and is not empty; choose a new folder with --out")
+    jobs = Study(plan, StudyFolder(out)).jobs()
+    if len(jobs) != 1:
+        raise PlanError(f"the plan has {len(jobs)} runs, and one model is to be kept; name one task, method and seed")
+    job = jobs[0]
+    with _scratch_beside(out) as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        result = execute(job.spec, job.task, model=job.model, save_to=made, callbacks=callbacks)
+        outcome = {**result.outcome, "diverged": result.diverged}
+        metrics = {"spec": job.spec.model_dump(mode="json"), **outcome}
+        (made / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        pyarrow.parquet.write_table(result.tables["predictions"], made / "predictions.parquet")
+        os.replace(made, out)  # an empty folder gives way
+    return outcome
+
+
+def _scratch_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a scratch folder on the same file system, so that the result can be renamed into place."""
+    try:
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=".evenkeel-")
+    except OSError as error:
+        raise StoreError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
