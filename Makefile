@@ -79,8 +79,9 @@ clean: ## remove the environment and everything that tools left behind
 	rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 
-# Set-up. A stamp is written last, so that an interrupted installation is never taken for a whole one; the marker
-# file tells that one was begun, and then the environment is made anew. What works and carries no marker is kept.
+# Set-up. A stamp is written last, so that an interrupted installation is never taken for a whole one. A marker stands
+# from the first change to the last: where it is found, an earlier set-up was cut off, and the environment is made anew.
+# An environment that works and carries no marker is kept.
 $(base): $(sources)
 	@$(prepare)
 	@$(call install,.)
@@ -109,7 +110,12 @@ supported "$(PYTHON)" \
 || fail "evenkeel needs Python >= 3.11, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name another: make PYTHON=python3.11 ..."; \
 "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 || fail '$(PYTHON) lacks venv or ensurepip; install them (on Debian: apt-get install python3-venv)'; \
+if [ -e "$(begun)" ] || [ -f "$(VENV)/pyvenv.cfg" ]; then \
+    touch "$(begun)"; \
+    rm -rf "$(VENV)/bin" "$(VENV)/include" "$(VENV)/lib" "$(VENV)/lib64"; \
+elif [ -n "$$(ls -A "$(VENV)" 2>/dev/null)" ]; then \
+    fail '$(VENV) is no virtual environment and not empty; name another: make VENV=.venv ...'; \
+fi; \
 echo 'Making the virtual environment $(VENV)'; \
-if [ -f "$(VENV)/pyvenv.cfg" ]; then clear=--clear; fi; \
-"$(PYTHON)" -m venv $${clear:-} "$(VENV)"
+mkdir -p "$(VENV)" && touch "$(begun)" && "$(PYTHON)" -m venv "$(VENV)"
 endef

@@ -1,6 +1,6 @@
 """Pretrain ``tiny``, the embedded BERT, by masked LM on the embedded grammar, and save it as package data.
 
-    OMP_NUM_THREADS=2 python scripts/pretrain_tiny.py
+    OMP_NUM_THREADS=1 python scripts/pretrain_tiny.py
 
 Text, masks, initial weights and order are fixed by seeds: the same versions on the same kind of machine repeat the
 model. Half of the text is single sentences, half unlabelled pairs with segment ids; none of it occurs in a validation

@@ -250,16 +250,29 @@ def test_set_up_tells_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_set_up_begins_anew_only_after_an_interruption(tmp_path: Path, interrupted: bool) -> None:
     python = stand_in(tmp_path, 'case "$*" in *install*) exit 1 ;; esac')
-    (tmp_path / "venv" / "bin").mkdir(parents=True)
-    (tmp_path / "venv" / "bin" / "python").symlink_to(python)
-    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    folder = tmp_path / "venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(python)
+    (folder / "pyvenv.cfg").touch()
     if interrupted:
-        (tmp_path / "venv" / ".evenkeel-begun").touch()
+        (folder / ".evenkeel-begun").touch()
     done = make_demo(tmp_path, python)
     assert done.returncode != 0  # the installation fails, and leaves the marker, not the stamp
-    assert (tmp_path / "venv" / ".evenkeel-begun").exists()
-    assert not (tmp_path / "venv" / ".evenkeel-base").exists()
-    assert ("called: -m venv --clear" in done.stdout) is interrupted
+    assert (folder / ".evenkeel-begun").exists()
+    assert not (folder / ".evenkeel-base").exists()
+    assert ("called: -m venv" in done.stdout) is interrupted
+    assert (folder / "bin").exists() is not interrupted
+
+
+@needs_make
+def test_set_up_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> None:
+    kept = tmp_path / "venv" / "lib" / "thesis.txt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    done = make_demo(tmp_path, sys.executable)
+    assert done.returncode != 0
+    assert "no virtual environment" in done.stderr
+    assert [path for path in (tmp_path / "venv").rglob("*") if path.is_file()] == [kept]
 
 
 # --- what we hand out

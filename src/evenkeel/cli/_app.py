@@ -25,8 +25,8 @@ INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 app = typer.Typer(
     name="evenkeel",
-    help="Keep the fine-tuning of language models on an even keel: compare ways of fine-tuning over many seeds, see why runs "
-    "fail, and clip the gradient of every component on its own.",
+    help="Keep the fine-tuning of language models on an even keel: compare ways of fine-tuning over many seeds, see "
+    "why runs fail, and clip the gradient of every component on its own.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -91,7 +91,11 @@ def _line(report: Report) -> None:
         return
     outcome, spec = report.result.outcome, report.job.spec
     score = outcome["scores"]["validation"]
-    said = "diverged" if score is None else f"{outcome['metric']} {score:.3f}" + (" (failed)" if outcome["failed"] else "")
+    said = (
+        "diverged" if score is None else f"{outcome['metric']} {score:.3f}" + (" (failed)" if outcome["failed"] else "")
+    )
     console.print(
-        f"{spec.task}  {spec.method}  seed {spec.seed}: {said}, {outcome['wall_seconds']:.0f} s", markup=False, highlight=False
+        f"{spec.task}  {spec.method}  seed {spec.seed}: {said}, {outcome['wall_seconds']:.0f} s",
+        markup=False,
+        highlight=False,
     )

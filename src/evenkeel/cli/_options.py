@@ -17,11 +17,16 @@ __all__ = ["ModelName", "Shared", "with_shared_options"]
 
 _DATA, _RECIPE = "Data", "Training"
 
-Data = Annotated[Path | None, typer.Option(help="Folder with the task's files (or set EVENKEEL_GLUE_DIR).", rich_help_panel=_DATA)]
-Train = Annotated[Path | None, typer.Option(help="Your own training file: CSV, TSV, JSONL or Parquet.", rich_help_panel=_DATA)]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder with the task's files (or set EVENKEEL_GLUE_DIR).", rich_help_panel=_DATA)
+]
+Train = Annotated[
+    Path | None, typer.Option(help="Your own training file: CSV, TSV, JSONL or Parquet.", rich_help_panel=_DATA)
+]
 Validation = Annotated[Path | None, typer.Option(help="Your own validation file.", rich_help_panel=_DATA)]
 TextColumns = Annotated[
-    str | None, typer.Option("--text", help="Text column of your files, or two, separated by a comma.", rich_help_panel=_DATA)
+    str | None,
+    typer.Option("--text", help="Text column of your files, or two, separated by a comma.", rich_help_panel=_DATA),
 ]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Label column of your files.", rich_help_panel=_DATA)]
 MetricName = Annotated[
@@ -32,8 +37,12 @@ MaxTrainSamples = Annotated[
 ]
 ModelName = Annotated[str, typer.Option("--model", help="A folder, a hub id, or tiny, which is built in.")]
 
-LearningRate = Annotated[float, typer.Option("--learning-rate", "--lr", help="Peak learning rate.", rich_help_panel=_RECIPE)]
-Epochs = Annotated[float, typer.Option(help="Epochs; of each phase, for methods that have phases.", rich_help_panel=_RECIPE)]
+LearningRate = Annotated[
+    float, typer.Option("--learning-rate", "--lr", help="Peak learning rate.", rich_help_panel=_RECIPE)
+]
+Epochs = Annotated[
+    float, typer.Option(help="Epochs; of each phase, for methods that have phases.", rich_help_panel=_RECIPE)
+]
 BatchSize = Annotated[int, typer.Option(help="Examples per optimizer step.", rich_help_panel=_RECIPE)]
 MaxLength = Annotated[int, typer.Option(help="Longer texts are cut, in tokens.", rich_help_panel=_RECIPE)]
 WeightDecay = Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=_RECIPE)]
@@ -67,11 +76,14 @@ class Shared:
         Raises:
             PlanError: if there is neither a name nor a file.
         """
-        own = self.task.get("train") or self.task.get("validation")
-        if task is None and own is None:
-            raise PlanError("no task was given; name one with --task, or give your own files with --train and --validation")
-        names = task.split(",") if task else [own.resolve().parent.name]
-        return [{**self.task, "name": name.strip()} for name in names]
+        own: Path | None = self.task.get("train") or self.task.get("validation")
+        if task is not None:
+            return [{**self.task, "name": name.strip()} for name in task.split(",")]
+        if own is None:
+            raise PlanError(
+                "no task was given; name one with --task, or give your own files with --train and --validation"
+            )
+        return [{**self.task, "name": own.resolve().parent.name}]
 
 
 def _shared(

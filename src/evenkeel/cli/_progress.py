@@ -29,9 +29,7 @@ class TrainingProgress(TrainerCallback):
         self._progress.update(self._bar, total=state.max_steps)
         self._progress.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move on by a step."""
         self._progress.update(self._bar, completed=state.global_step)
 

@@ -19,13 +19,16 @@ def finetune(
     shared: Shared,
     task: Annotated[str | None, typer.Option(help="rte, mrpc, cola, grammar/acceptability, ...")] = None,
     model: ModelName = "tiny",
-    methods: Annotated[str, typer.Option(help="One method, or a mix: component-clip+gradual-unfreezing.")] = "component-clip",
+    methods: Annotated[
+        str, typer.Option(help="One method, or a mix: component-clip+gradual-unfreezing.")
+    ] = "component-clip",
     seed: Annotated[int, typer.Option(help="Seed of head, data order and dropout.")] = 1,
 ) -> None:
     """Fine-tune one model and save it so that plain transformers loads it."""
     if "," in methods or "," in (task or ""):
         raise PlanError(
-            f"finetune trains one model on one task, but got the methods '{methods}' and the task '{task}'; join methods "
+            f"finetune trains one model on one task, but got the methods '{methods}' and the task '{task}'; join "
+            f"methods "
             "with + to mix them, or compare them by evenkeel study"
         )
     from evenkeel.cli._console import console
@@ -43,11 +46,12 @@ def finetune(
     outcome = finetune_one(plan, out, callbacks=[TrainingProgress(console)])
     score = outcome["scores"]["validation"]
     if outcome["diverged"]:
-        console.print(f"Training diverged: the loss is no number any more. Metrics are in {out}; no model was saved.", style="red")
+        console.print(
+            f"Training diverged: the loss is no number any more. Metrics are in {out}; no model was saved.", style="red"
+        )
         raise typer.Exit(1)
     console.print(
         f"{outcome['metric']} {score:.3f} on validation (always guessing the commonest label: "
-        f"{outcome['majority']['validation']:.3f})"
-        + (": no better than chance" if outcome["failed"] else "")
+        f"{outcome['majority']['validation']:.3f})" + (": no better than chance" if outcome["failed"] else "")
     )
     console.print(f"saved in {out}: the model, metrics.json, predictions.parquet", markup=False, highlight=False)

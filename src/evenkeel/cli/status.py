@@ -17,11 +17,11 @@ def status(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) 
     from rich.table import Table
 
     from evenkeel.cli._console import console
-    from evenkeel.study import open_study
+    from evenkeel.study import Status, open_study
 
     _, runs, _ = open_study(folder)
     table = Table(title=f"{sum(run.finished for run in runs)} of {len(runs)} runs have a result")
-    states = ("done", "diverged", "running", "queued", "error", "lost")
+    states: tuple[Status, ...] = ("done", "diverged", "running", "queued", "error", "lost")
     for column in ("task", "method", *states):
         table.add_column(column, justify="left" if column in ("task", "method") else "right")
     cells = Counter((run.spec.task, run.spec.method, run.status) for run in runs)

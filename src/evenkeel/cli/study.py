@@ -17,8 +17,12 @@ __all__ = ["study"]
 def study(
     out: Annotated[Path, typer.Option(help="Folder of the study: its records and its report.")],
     shared: Shared,
-    plan: Annotated[Path | None, typer.Argument(help="A plan in YAML, instead of all options but --out and --workers.")] = None,
-    task: Annotated[str | None, typer.Option(help="rte, mrpc, cola, grammar/acceptability, ...; several by commas.")] = None,
+    plan: Annotated[
+        Path | None, typer.Argument(help="A plan in YAML, instead of all options but --out and --workers.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="rte, mrpc, cola, grammar/acceptability, ...; several by commas.")
+    ] = None,
     model: ModelName = "tiny",
     methods: Annotated[
         str, typer.Option(help="Methods to compare, by commas; a+b is one mix; name:option=value sets an option.")
@@ -52,5 +56,7 @@ def _seeds(text: str) -> int | list[int]:
     try:
         numbers = [int(seed) for seed in text.split(",")]
     except ValueError as error:
-        raise PlanError(f"--seeds {text!r} is neither a number of seeds nor a list of seeds; write 20 or 1,2,5") from error
+        raise PlanError(
+            f"--seeds {text!r} is neither a number of seeds nor a list of seeds; write 20 or 1,2,5"
+        ) from error
     return numbers if "," in text else numbers[0]

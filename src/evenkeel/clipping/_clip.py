@@ -41,7 +41,8 @@ class ClipResult:
     @property
     def total_norm(self) -> Tensor:
         """The norm of all components taken together, before clipping; 0-dimensional."""
-        return torch.linalg.vector_norm(self.norms, self.norm_type)
+        total: Tensor = torch.linalg.vector_norm(self.norms, self.norm_type)
+        return total
 
     def to_dict(self) -> dict[str, float]:
         """Return the norm of every component by name. The only call here that waits for the device."""
@@ -143,8 +144,8 @@ def grad_norms(parts: Components, norm_type: float = 2.0) -> Tensor:
 
 
 def _check_norm_type(norm_type: float) -> None:
-    if not norm_type > 0:  # refuses NaN too
-        raise GradientError(f"norm_type must be positive, but got {norm_type}; 2.0 is the usual one")
+    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float) or not norm_type > 0:  # refuses NaN too
+        raise GradientError(f"norm_type must be a positive number, but got {norm_type!r}; 2.0 is the usual one")
 
 
 def _as_components(parts: Components | nn.Module) -> Components:
@@ -152,7 +153,8 @@ def _as_components(parts: Components | nn.Module) -> Components:
         return components(parts)
     if not isinstance(parts, Components):
         raise ComponentError(
-            f"clip_grad_norm_ was given a {type(parts).__name__}; it needs evenkeel.components(model), because a list of "
+            f"clip_grad_norm_ was given a {type(parts).__name__}; it needs evenkeel.components(model), because a "
+            f"list of "
             "tensors does not say which of them belong together"
         )
     return parts
@@ -177,7 +179,8 @@ def _gradients(parts: Components) -> tuple[list[Tensor], list[int]]:
     devices = {grad.device for grad in grads}
     if len(devices) > 1:
         raise GradientError(
-            f"gradients lie on several devices ({', '.join(sorted(map(str, devices)))}), which this version cannot clip "
+            f"gradients lie on several devices ({', '.join(sorted(map(str, devices)))}), which this version cannot "
+            f"clip "
             "in one call; select the components of each device and call once for each"
         )
     return grads, owners
@@ -217,6 +220,7 @@ def _refuse_nonfinite(norms: Tensor, parts: Components) -> None:
     if culprits:
         shown = ", ".join(culprits[:5]) + (f" and {len(culprits) - 5} more" if len(culprits) > 5 else "")
         raise GradientError(
-            f"the gradient norm is not finite in {len(culprits)} of {len(norms)} components: {shown}; gradients are left "
+            f"the gradient norm is not finite in {len(culprits)} of {len(norms)} components: {shown}; gradients are "
+            f"left "
             "as they were. Lower the learning rate, or pass nonfinite='zero' to leave such components out"
         )

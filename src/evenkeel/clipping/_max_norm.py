@@ -19,12 +19,16 @@ def check_max_norm(max_norm: MaxNorm) -> None:
         max_norm: one number, or numbers by role or pattern; ``inf`` clips nothing.
 
     Raises:
-        ThresholdError: if a number is not positive or NaN, or a mapping is empty.
+        ThresholdError: if a number is not positive or NaN, a mapping is empty, or one of its keys is no text.
     """
     numbers = dict(max_norm) if isinstance(max_norm, Mapping) else {"*": max_norm}
     if not numbers:
         raise ThresholdError("max_norm is an empty mapping; name at least one role or pattern, '*' for all components")
     for pattern, number in numbers.items():
+        if not isinstance(pattern, str):
+            raise ThresholdError(
+                f"max_norm names {pattern!r}, which is no text; name a role ('query') or a pattern on paths ('layer.3.*')"
+            )
         if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:  # refuses NaN too
             raise ThresholdError(
                 f"max_norm {number!r} (for '{pattern}') is no positive number; to clip nothing, pass float('inf')"

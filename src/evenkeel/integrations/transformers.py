@@ -6,7 +6,7 @@ import bisect
 import copy
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -67,7 +67,8 @@ class ComponentClip(TrainerCallback):
 
     Example:
         >>> from transformers import TrainingArguments
-        >>> callback = ComponentClip(max_norm=0.05)  # Trainer(args=TrainingArguments(max_grad_norm=0), callbacks=[callback])
+        >>> arguments = TrainingArguments(max_grad_norm=0)  # no global clipping beside it
+        >>> callback = ComponentClip(max_norm=0.05)  # Trainer(args=arguments, callbacks=[callback], ...)
     """
 
     def __init__(self, max_norm: MaxNorm = 0.05, *, by: By = "tensor", also_global: bool = False) -> None:
@@ -91,7 +92,8 @@ class ComponentClip(TrainerCallback):
         """Refuse global clipping beside this one, and look at the model."""
         if args.max_grad_norm and not self.also_global:
             raise GradientError(
-                f"ComponentClip was given a Trainer that also clips globally (max_grad_norm={args.max_grad_norm}), which "
+                f"ComponentClip was given a Trainer that also clips globally (max_grad_norm={args.max_grad_norm}), "
+                f"which "
                 "acts first and hides the components' own norms; set TrainingArguments(max_grad_norm=0), or "
                 "ComponentClip(also_global=True) if you mean both"
             )
@@ -132,9 +134,9 @@ class Recorder(TrainerCallback):
 class MethodTrainer(Trainer):
     """A Trainer that fine-tunes by any mix of methods.
 
-    It clips as the methods say (``max_grad_norm`` does not count), and trains their phases one after the other: each with
-    an empty optimizer and the whole learning-rate schedule. ``num_train_epochs`` is the length of a phase that names
-    none of its own; ``max_steps``, where set, is the length of the whole training, shared among the phases in
+    It clips as the methods say (``max_grad_norm`` does not count), and trains their phases one after the other: each
+    with an empty optimizer and the whole learning-rate schedule. ``num_train_epochs`` is the length of a phase that
+    names none of its own; ``max_steps``, where set, is the length of the whole training, shared among the phases in
     proportion.
 
     Attributes:
@@ -170,8 +172,9 @@ class MethodTrainer(Trainer):
         args = copy.copy(args) if args is not None else TrainingArguments()
         args.max_grad_norm = 0.0
         super().__init__(model, args, **kwargs)
-        parts = components(self.model)
-        self._schedule = _Schedule(self.mix.phases(parts), epochs=args.num_train_epochs)
+        if self.model is None:
+            raise MethodError("MethodTrainer was given no model; pass model, or model_init")
+        self._schedule = _Schedule(self.mix.phases(components(self.model)), epochs=args.num_train_epochs)
         args.num_train_epochs = self._schedule.total_epochs
         self._current = CurrentComponents(self.model)
         self.last_clip: ClipResult | None = None
@@ -191,12 +194,11 @@ class MethodTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Make the learning-rate schedule of ``TrainingArguments``, whole in every phase."""
         self._schedule.set_steps(num_training_steps)
-        if len(self._schedule) == 1:
-            return super().create_scheduler(num_training_steps, optimizer)
-        if self.lr_scheduler is None:
-            self.lr_scheduler = self._phased_scheduler(optimizer or self.optimizer)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+        given = self.lr_scheduler is not None  # by the user, who then knows best
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if len(self._schedule) > 1 and not given:
+            self.lr_scheduler = scheduler = self._phased_scheduler(scheduler)
+        return scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as ``Trainer.log`` does, with the true norm of the whole gradient before clipping."""
@@ -210,7 +212,12 @@ class MethodTrainer(Trainer):
         Where a version of transformers has no such method, nothing is skipped and nothing else changes.
         """
 
-    def _phased_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+    def _phased_scheduler(self, plain: torch.optim.lr_scheduler.LRScheduler) -> LambdaLR:
+        if not isinstance(plain, LambdaLR):
+            raise MethodError(
+                f"{self.mix.name} trains in phases, and the schedule '{self.args.lr_scheduler_type}' cannot start anew "
+                "in each; use 'linear', 'cosine' or 'constant'"
+            )
         factors = []
         for steps in self._schedule.phase_steps():
             one = get_scheduler(
@@ -218,20 +225,15 @@ class MethodTrainer(Trainer):
                 optimizer=torch.optim.SGD([torch.zeros(1)], lr=1.0),
                 num_warmup_steps=self.args.get_warmup_steps(steps),
                 num_training_steps=steps,
-                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+                scheduler_specific_kwargs=cast("dict[str, Any] | None", self.args.lr_scheduler_kwargs),
             )
-            if not isinstance(one, LambdaLR):
-                raise MethodError(
-                    f"{self.mix.name} trains in phases, and the schedule '{self.args.lr_scheduler_type}' cannot start anew "
-                    "in each; use 'linear', 'cosine' or 'constant'"
-                )
-            factors.append(one.lr_lambdas[0])
+            factors.append(cast(LambdaLR, one).lr_lambdas[0])  # of the same kind as the plain one
 
         def factor(step: int) -> float:
             phase, start = self._schedule.at(step)
             return float(factors[phase](step - start))
 
-        return LambdaLR(optimizer, factor)
+        return LambdaLR(plain.optimizer, factor)
 
     def _clip(self, model: nn.Module, state: TrainerState) -> None:
         self.last_clip = self.mix.clip(self._current())
@@ -284,9 +286,7 @@ class _Phases(TrainerCallback):
     ) -> None:
         self._enter(state.global_step)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._schedule.begins(state.global_step) and state.global_step < state.max_steps:
             self._enter(state.global_step)
             kwargs["optimizer"].state.clear()  # each phase is a fine-tuning of its own

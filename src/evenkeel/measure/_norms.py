@@ -52,7 +52,14 @@ class GradientNorms:
             Columns ``step``, ``component`` (its path), ``layer``, ``role``, ``kind``, ``norm`` (before clipping).
         """
         rows = [
-            {"step": step, "component": part.path, "layer": part.layer, "role": part.role, "kind": part.kind, "norm": norm}
+            {
+                "step": step,
+                "component": part.path,
+                "layer": part.layer,
+                "role": part.role,
+                "kind": part.kind,
+                "norm": norm,
+            }
             for step, parts, norms in self._seen
             for part, norm in zip(parts, norms.tolist(), strict=True)
         ]

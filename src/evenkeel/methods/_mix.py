@@ -47,7 +47,8 @@ class Mix:
             names = [method.name for method in self.methods if owned in method.owns]
             if len(names) > 1:
                 raise MethodError(
-                    f"{' and '.join(names)} cannot be mixed: each decides {words}; keep one of them, or compare them as "
+                    f"{' and '.join(names)} cannot be mixed: each decides {words}; keep one of them, or compare them "
+                    f"as "
                     f"separate methods ({','.join(names)})"
                 )
 

@@ -5,9 +5,11 @@ A package adds a method by an entry point of the group ``evenkeel.methods`` that
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 import yaml
 
@@ -53,7 +55,7 @@ def parse_method(text: str) -> Method:
         The method.
 
     Raises:
-        MethodError: if the name or an option is unknown, or a value cannot be.
+        MethodError: if the name or an option is unknown, an option is given twice, or a value cannot be.
 
     Example:
         >>> parse_method("component-clip:max_norm=0.1").max_norm
@@ -71,13 +73,27 @@ def parse_method(text: str) -> Method:
             raise MethodError(f"'{option}' in '{text}' is no option; write {name}:option=value")
         if key not in fields:
             raise MethodError(unknown_name(f"option of {name}", key, fields or {"(none)"}))
-        values[key] = yaml.safe_load(value)
+        if key in values:
+            raise MethodError(f"'{text}' gives the option '{key}' twice; keep one of them")
+        values[key] = _value(value, text)
     try:
         return known[name](**values)
     except EvenkeelError as error:
         raise MethodError(f"{text}: {error}") from error
     except TypeError as error:
         raise MethodError(f"{text}: a value is of the wrong type ({error})") from error
+
+
+def _value(value: str, text: str) -> Any:
+    """Read ``value`` as YAML, and as numbers what YAML 1.1 takes for text: ``1e-3``, ``inf``."""
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise MethodError(f"'{value}' in '{text}' cannot be read as YAML; put text in quotes") from error
+    if isinstance(read, str):
+        with contextlib.suppress(ValueError):
+            return float(read)
+    return read
 
 
 def parse_mix(text: str) -> Mix:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, final, get_args
 
 from evenkeel.clipping import ClipResult, MaxNorm, check_max_norm, clip_grad_norm_
+from evenkeel.errors import ComponentError, unknown_name
 from evenkeel.methods._contract import Method, Owned
 from evenkeel.partition import Components, regroup
 
 __all__ = ["ComponentClipping"]
+
+
+Partition = Literal["tensor", "module", "role", "layer", "global"]
 
 
 @final
@@ -25,6 +29,7 @@ class ComponentClipping(Method):
 
     Raises:
         ThresholdError: if ``max_norm`` is no threshold.
+        ComponentError: if ``by`` is unknown.
     """
 
     name: ClassVar[str] = "component-clip"
@@ -33,10 +38,12 @@ class ComponentClipping(Method):
     owns: ClassVar[frozenset[Owned]] = frozenset({"clipping"})
 
     max_norm: MaxNorm = 0.05
-    by: Literal["tensor", "module", "role", "layer", "global"] = "tensor"
+    by: Partition = "tensor"
 
     def __post_init__(self) -> None:
         check_max_norm(self.max_norm)
+        if self.by not in get_args(Partition):  # now, not at the first step of a study
+            raise ComponentError(unknown_name("partition", str(self.by), get_args(Partition)))
 
     def clip(self, parts: Components) -> ClipResult:
         """Clip every component to its threshold."""

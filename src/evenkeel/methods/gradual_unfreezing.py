@@ -15,9 +15,9 @@ __all__ = ["GradualUnfreezing"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class GradualUnfreezing(Method):
-    """Train the head and the top block, then the top two, until everything is trained.
+    r"""Train the head and the top block, then the top two, until everything is trained.
 
-    With :math:`L` blocks, iteration :math:`k = 0, \\dots, L - 1` trains the head and blocks :math:`L - k` to :math:`L`
+    With :math:`L` blocks, iteration :math:`k = 0, \dots, L - 1` trains the head and blocks :math:`L - k` to :math:`L`
     (counted from 1) for :math:`E` epochs; the embeddings are released with the lowest block. Each iteration starts
     with a fresh optimizer and learning-rate schedule, so that a training takes :math:`L E` epochs.
 

@@ -1,5 +1,5 @@
 """Pretrained models: the embedded one, a folder, or a hub id."""
 
-from evenkeel.models._find import TINY, ModelSource, find_model, load_classifier, load_tokenizer
+from evenkeel.models._find import TINY, ModelSource, find_model, load_classifier, load_tokenizer, longest_text, skeleton
 
-__all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokenizer"]
+__all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokenizer", "longest_text", "skeleton"]

@@ -13,7 +13,7 @@ from evenkeel.errors import ModelError, unknown_name
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokenizer"]
+__all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokenizer", "longest_text", "skeleton"]
 
 TINY = "tiny"
 _TINY_FOLDER = Path(__file__).parent / "tiny"
@@ -59,6 +59,7 @@ def find_model(name: str) -> ModelSource:
                 f"the folder '{name}' holds no *.safetensors, the only weights that are loaded (other formats can run "
                 "code); load the model elsewhere once and save it with save_pretrained"
             )
+        _check_weights(folder)
         return ModelSource(name=folder.name if name != TINY else TINY, location=str(folder), fingerprint=_hash(folder))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no folder '{name}'; give an existing folder, a hub id, or '{TINY}'")
@@ -67,9 +68,23 @@ def find_model(name: str) -> ModelSource:
     return _on_hub(name)
 
 
+def _check_weights(folder: Path) -> None:
+    """Read the header of every weights file, which a broken copy does not survive."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"the weights '{path}' are damaged ({error}); copy or download them again") from error
+
+
 def _on_hub(name: str) -> ModelSource:
     config = _from_pretrained("AutoConfig", name)
-    return ModelSource(name=name, location=name, fingerprint=str(getattr(config, "_commit_hash", None) or "unknown")[:16])
+    return ModelSource(
+        name=name, location=name, fingerprint=str(getattr(config, "_commit_hash", None) or "unknown")[:16]
+    )
 
 
 def _hash(folder: Path) -> str:
@@ -132,6 +147,39 @@ def load_classifier(source: ModelSource, classes: Sequence[str], *, seed: int) -
     return model  # type: ignore[no-any-return]
 
 
+def skeleton(source: ModelSource, classes: Sequence[str]) -> PreTrainedModel:
+    """Build the classifier on the ``meta`` device: its structure, without weights, in a moment.
+
+    Args:
+        source: the model.
+        classes: names of the labels.
+
+    Returns:
+        A model that cannot be run, whose components can be asked for.
+
+    Raises:
+        ModelError: if the model cannot classify sequences.
+    """
+    import torch
+    import transformers
+
+    config = _from_pretrained("AutoConfig", source.location, num_labels=len(classes))
+    try:
+        with torch.device("meta"):
+            return transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return, no-untyped-call]
+    except ValueError as error:
+        raise ModelError(
+            f"'{source.name}' is of the type {config.model_type}, which has no form for sequence classification in "
+            "transformers; choose another model"
+        ) from error
+
+
+def longest_text(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens the model takes, special ones among them."""
+    positions = getattr(_from_pretrained("AutoConfig", source.location), "max_position_embeddings", None)
+    return int(min(tokenizer.model_max_length, positions or tokenizer.model_max_length))
+
+
 def _from_pretrained(auto_class: str, location: str, **options: Any) -> Any:
     import transformers
 
@@ -142,6 +190,7 @@ def _from_pretrained(auto_class: str, location: str, **options: Any) -> Any:
         if Path(location).is_dir():
             raise ModelError(f"the model in '{location}' cannot be loaded ({reason})") from error
         raise ModelError(
-            f"'{location}' is no folder here, and could not be had from the hub ({reason}); without a network, download "
+            f"'{location}' is no folder here, and could not be had from the hub ({reason}); without a network, "
+            f"download "
             f"the model elsewhere and give its folder with --model, or use '{TINY}', which is built in"
         ) from error

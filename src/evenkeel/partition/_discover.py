@@ -51,25 +51,25 @@ def components(model: nn.Module, by: By = "tensor") -> Components:
         )
     blocks = _blocks(model)
     stacked = len({stack for stack, _, _ in blocks.values()}) > 1
-    parts = [
-        _component(names, parameter, blocks=blocks, stacked=stacked) for names, parameter in _trainable(model)
-    ]
+    parts = [_component(names, parameter, blocks=blocks, stacked=stacked) for names, parameter in _trainable(model)]
     if not parts:
         raise ComponentError(
-            f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on what "
+            f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on "
+            f"what "
             "you want to train first"
         )
     return regroup(Components(parts), by)
 
 
-def _trainable(model: nn.Module) -> Iterable[tuple[tuple[str, ...], Tensor]]:
+def _trainable(model: nn.Module) -> Iterable[tuple[tuple[str, ...], nn.Parameter]]:
     """Yield every trainable parameter once, with all its names."""
     names: dict[int, list[str]] = defaultdict(list)
-    tensors: dict[int, Tensor] = {}
+    tensors: dict[int, nn.Parameter] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if is_lazy(parameter):
             raise ComponentError(
-                f"parameter '{name}' is lazy: its shape is not known yet; run one forward pass before asking for components"
+                f"parameter '{name}' is lazy: its shape is not known yet; run one forward pass before asking for "
+                f"components"
             )
         if parameter.requires_grad:
             names[id(parameter)].append(_unwrapped(name))
@@ -110,7 +110,7 @@ def _component(
     inside = layer is not None
     found = find_role(module[len(block) + 1 :] if inside else module, IN_BLOCK if inside else OUTSIDE)
     role, word = found or ("other", module[len(block) + 1 :] if inside else module)
-    leaf = "" if role == "embedding" else leaf
+    leaf = "" if role == "embedding" and leaf == "weight" else leaf
     path = ".".join(bit for bit in (stack if stacked else "", f"layer.{layer}" if inside else "", word, leaf) if bit)
     return Component(
         name=name,

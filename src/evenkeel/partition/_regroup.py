@@ -33,7 +33,7 @@ def regroup(parts: Components, by: By) -> Components:
         The merged components, in the order of their first members.
 
     Raises:
-        ComponentError: if ``by`` is unknown, raises, or returns something unhashable.
+        ComponentError: if ``by`` is unknown, raises, returns something unhashable, or makes groups that read alike.
     """
     if by == "tensor":
         return parts
@@ -49,7 +49,13 @@ def regroup(parts: Components, by: By) -> Components:
                 f"the grouping function failed on component '{part.name}' ({error}); it must return something hashable "
                 "for every component"
             ) from error
-    return Components([_merged(_label(by, group, members), members) for group, members in groups.items()])
+    labels = [_label(by, group, members) for group, members in groups.items()]
+    for label in labels:
+        if labels.count(label) > 1:  # results go by name: one group would hide the other
+            raise ComponentError(
+                f"the grouping function returned different values that all read '{label}'; make them differ as text"
+            )
+    return Components([_merged(label, members) for label, members in zip(labels, groups.values(), strict=True)])
 
 
 def _label(by: By, group: Hashable, members: list[Component]) -> str:
@@ -63,13 +69,14 @@ def _label(by: By, group: Hashable, members: list[Component]) -> str:
 def _merged(label: str, members: list[Component]) -> Component:
     """Keep the role, layer and kind that all members share, else None."""
     size = sum(part.size for part in members)
+    kinds: list[Literal["weight", "bias"] | None] = [part.kind for part in members]
     return Component(
         name=label,
         path=label,
         stack=_shared([part.stack for part in members]),
         layer=_shared([part.layer for part in members]),
         role=_shared([part.role for part in members]),
-        kind=_shared([part.kind for part in members]),
+        kind=_shared(kinds),
         shape=(size,),
         size=size,
         aliases=tuple(alias for part in members for alias in part.aliases),

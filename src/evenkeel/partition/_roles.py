@@ -33,7 +33,11 @@ IN_BLOCK: tuple[Rule, ...] = (
     (r"query|query_proj|q_proj|q_lin|attn\.q", "query", "query"),
     (r"key|key_proj|k_proj|k_lin|attn\.k", "key", "key"),
     (r"value|value_proj|v_proj|v_lin|attn\.v", "value", "value"),
-    (r"attention\.output\.dense|attention\.dense|o_proj|out_lin|attn\.out_proj|attn\.o", "attention_output", "attention_output"),
+    (
+        r"attention\.output\.dense|attention\.dense|o_proj|out_lin|attn\.out_proj|attn\.o",
+        "attention_output",
+        "attention_output",
+    ),
     (r"gate_proj", "ffn_gate", "ffn_gate"),
     (r"intermediate\.dense|ffn\.lin1|fc1|up_proj", "ffn_in", "ffn_in"),
     (r"output\.dense|ffn\.lin2|fc2|down_proj", "ffn_out", "ffn_out"),
@@ -50,6 +54,7 @@ OUTSIDE: tuple[Rule, ...] = (
     (r"word_embeddings|embed_tokens|wte", "embedding", "embedding.word"),
     (r"position_embeddings|embed_positions|wpe", "embedding", "embedding.position"),
     (r"token_type_embeddings", "embedding", "embedding.token_type"),
+    (r"embeddings_project|embedding_hidden_mapping_in", "embedding", "embedding.projection"),  # ELECTRA, ALBERT
     (r"embeddings\.LayerNorm|layernorm_embedding", "norm", "embedding.norm"),
     (r"pooler(?:\.dense)?|pre_classifier", "pooler", "pooler"),
     (r"(?:classifier|cls|score|qa_outputs|lm_head|classification_head)((?:\.\w+)*)", "head", "head{0}"),

@@ -5,7 +5,7 @@ from evenkeel.study._finetune import finetune_one
 from evenkeel.study._folder import StudyFolder
 from evenkeel.study._plan import Plan, RunSpec, Training, load_plan
 from evenkeel.study._prepare import Prepared, prepare
-from evenkeel.study._store import RunRecord, Store
+from evenkeel.study._store import RunRecord, Status, Store
 from evenkeel.study._study import Study, open_study
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RunRecord",
     "RunResult",
     "RunSpec",
+    "Status",
     "Store",
     "Study",
     "StudyFolder",

@@ -98,11 +98,11 @@ def execute(
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
         trainer, recorder, watch = _trainer(spec, prepared, scratch, callbacks)
         trainer.train()
-        evaluated = {name: _predict(trainer, prepared, name) for name in ("validation", "test") if name in prepared.parts}
+        evaluated = {name: _predict(trainer, prepared, name) for name in prepared.parts if name != "train"}
         diverged = watch.diverged or not all(np.isfinite(logits).all() for _, logits in evaluated.values())
         if save_to is not None and not diverged:
             trainer.save_model(str(save_to))
-            (save_to / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody needs and nobody should load
+            (save_to / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust
     outcome = {
         **_scores(prepared.data.task.metric, evaluated, diverged=diverged),
         "steps": trainer.state.global_step,
@@ -167,7 +167,7 @@ def _predict(trainer: MethodTrainer, prepared: Prepared, part: str) -> tuple[np.
     found = trainer.predict(data.select(order))
     logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
     back = np.argsort(order, kind="stable")
-    return found.label_ids[back], logits[back]
+    return np.asarray(data["label"][:]), logits[back]
 
 
 def _scores(metric: str, evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]], *, diverged: bool) -> dict[str, Any]:
@@ -228,7 +228,9 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "versions": {package: version(package) for package in ("evenkeel", "torch", "transformers", "accelerate", "datasets")},
+        "versions": {
+            package: version(package) for package in ("evenkeel", "torch", "transformers", "accelerate", "datasets")
+        },
         "python": platform.python_version(),
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),

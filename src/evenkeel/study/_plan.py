@@ -14,7 +14,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evenkeel.errors import PlanError, unknown_name
-from evenkeel.methods import parse_mix
 from evenkeel.tasks import TaskSource
 
 __all__ = ["Plan", "RunSpec", "TaskPlan", "Training", "load_plan"]
@@ -36,9 +35,15 @@ class Training(_Frozen):
     max_length: Annotated[int, Field(ge=4)] = Field(default=128, description="longer texts are cut, in tokens")
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(default=0.0, description="AdamW's decay")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="share of steps with a rising rate")
-    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="decay of the learning rate")
-    precision: Literal["float32", "bf16", "fp16"] = Field(default="float32", description="autocast; weights are float32")
-    group_by_length: bool = Field(default=True, description="batches of like lengths: faster, another order of the data")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="decay of the learning rate"
+    )
+    precision: Literal["float32", "bf16", "fp16"] = Field(
+        default="float32", description="autocast; weights are float32"
+    )
+    group_by_length: bool = Field(
+        default=True, description="batches of like lengths: faster, another order of the data"
+    )
     record_every: Count = Field(default=10, description="record gradient norms each so many steps")
 
 
@@ -95,7 +100,9 @@ class Plan(_Frozen):
     @field_validator("tasks", mode="before")
     @classmethod
     def _bare_names(cls, value: Any) -> Any:
-        return [{"name": task} if isinstance(task, str) else task for task in value] if isinstance(value, list) else value
+        return (
+            [{"name": task} if isinstance(task, str) else task for task in value] if isinstance(value, list) else value
+        )
 
     @field_validator("methods", "seeds", "models", "tasks")
     @classmethod
@@ -124,15 +131,6 @@ class Plan(_Frozen):
             return cls.model_validate(content)
         except ValidationError as error:
             raise PlanError(f"{where}: {_in_words(error)}") from error
-
-    def check_methods(self) -> None:
-        """Refuse unknown methods and impossible mixes.
-
-        Raises:
-            MethodError: saying which and why.
-        """
-        for method in self.methods:
-            parse_mix(method)
 
     def grid(self) -> Iterator[tuple[TaskPlan, str, str, int]]:
         """Yield task, model, method and seed of every run; all methods of a seed before the next seed."""
@@ -163,7 +161,9 @@ def load_plan(path: Path) -> Plan:
 
 
 def _relative(task: TaskPlan, folder: Path) -> TaskPlan:
-    files = {key: folder / value for key in ("data", "train", "validation") if (value := getattr(task, key)) is not None}
+    files = {
+        key: folder / value for key in ("data", "train", "validation") if (value := getattr(task, key)) is not None
+    }
     return task.model_copy(update=files)
 
 
@@ -171,7 +171,8 @@ def _in_words(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(bit) for bit in first["loc"])
     if first["type"] == "extra_forbidden":
-        model = {"training": Training, "tasks": TaskPlan}.get(str(first["loc"][0]), Plan)
+        models: dict[str, type[BaseModel]] = {"training": Training, "tasks": TaskPlan}
+        model = models.get(str(first["loc"][0]), Plan)
         return unknown_name("key", str(first["loc"][-1]), model.model_fields)
     message = first["msg"].removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]}" + (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from evenkeel.errors import DataError, ModelError
-from evenkeel.models import ModelSource, find_model, load_tokenizer
+from evenkeel.errors import DataError
+from evenkeel.models import ModelSource, find_model, load_tokenizer, longest_text
 from evenkeel.study._plan import TaskPlan
 from evenkeel.tasks import TaskData, load_task
 
@@ -54,21 +54,21 @@ def prepare(task: TaskPlan, model: str, max_length: int) -> Prepared:
     Args:
         task: the task.
         model: name, folder or hub id.
-        max_length: longer texts are cut, in tokens.
+        max_length: longer texts are cut, in tokens; what the model takes is the limit in any case.
 
     Returns:
         What a run needs.
 
     Raises:
         DataError: if the data is wrong, or a text has no tokens.
-        ModelError: if the model or its tokenizer cannot be loaded, or takes no text of that length.
+        ModelError: if the model or its tokenizer cannot be found or loaded.
     """
     data, source = load_data(task), locate_model(model)
     tokenizer = load_tokenizer(source)
-    longest = _longest(source)
-    if longest is not None and max_length > longest:
-        max_length = longest
-    parts = {"train": data.train, "validation": data.validation} | ({"test": data.test} if data.test is not None else {})
+    max_length = min(max_length, longest_text(source, tokenizer))
+    parts = {"train": data.train, "validation": data.validation} | (
+        {"test": data.test} if data.test is not None else {}
+    )
     return Prepared(
         data=data,
         model=source,
@@ -77,23 +77,14 @@ def prepare(task: TaskPlan, model: str, max_length: int) -> Prepared:
     )
 
 
-def _longest(source: ModelSource) -> int | None:
-    """Return how many positions the model has."""
-    from transformers import AutoConfig
-
-    try:
-        return getattr(AutoConfig.from_pretrained(source.location), "max_position_embeddings", None)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the configuration of '{source.name}' cannot be read: {error}") from error
-
-
 def _tokenised(part: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, where: str) -> Dataset:
     columns = [name for name in ("text", "text_pair") if name in part.column_names]
     for name in columns:
         for row, ids in enumerate(tokenizer(part[name][:], add_special_tokens=False)["input_ids"], start=1):
             if not ids:
                 raise DataError(
-                    f"{where}: the text {part[name][row - 1]!r} of example {row} tokenises to nothing; correct it or drop it"
+                    f"{where}: the text {part[name][row - 1]!r} of example {row} tokenises to nothing; correct it or "
+                    f"drop it"
                 )
     encoded = tokenizer(*(part[name][:] for name in columns), truncation=True, max_length=max_length)
     kept = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}

@@ -118,7 +118,8 @@ class Store:
         """Queue again what an earlier driver left running, lost or in error."""
         with self._connection:
             self._connection.execute(
-                "UPDATE run SET status = 'queued', error = NULL, changed = ? WHERE status NOT IN ('done', 'diverged', 'queued')",
+                "UPDATE run SET status = 'queued', error = NULL, changed = ? WHERE status NOT IN ('done', "
+                "'diverged', 'queued')",
                 (_now(),),
             )
 
@@ -149,7 +150,9 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """Return all runs, in the plan's order."""
-        rows = self._connection.execute("SELECT id, spec, status, attempts, outcome, error FROM run ORDER BY position, id")
+        rows = self._connection.execute(
+            "SELECT id, spec, status, attempts, outcome, error FROM run ORDER BY position, id"
+        )
         return [
             RunRecord(
                 id=run,

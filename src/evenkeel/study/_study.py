@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from evenkeel.errors import PlanError, StoreError
+from evenkeel.errors import StoreError
+from evenkeel.methods import parse_mix
+from evenkeel.models import skeleton
+from evenkeel.partition import components
 from evenkeel.study._folder import StudyFolder
-from evenkeel.study._plan import Plan, RunSpec
+from evenkeel.study._plan import Plan, RunSpec, TaskPlan, Training
 from evenkeel.study._prepare import load_data, locate_model, prepare
 from evenkeel.study._store import RunRecord, Store
 from evenkeel.study.engines import Engine, Job, Report
@@ -38,7 +42,7 @@ class Study:
         Raises:
             EvenkeelError: if a task, model or method is unknown or cannot be used.
         """
-        self.plan.check_methods()
+        self._check_methods()
         jobs = []
         for task, model, method, seed in self.plan.grid():
             prepared = prepare(task, model, self.plan.training.max_length)
@@ -53,6 +57,14 @@ class Study:
             )
             jobs.append(Job(spec=spec, task=task, model=model))
         return jobs
+
+    def _check_methods(self) -> None:
+        """See that every method can be, and finds in every model what it needs; the methods' names come first."""
+        mixes = [parse_mix(method) for method in self.plan.methods]
+        for task, model in itertools.product(self.plan.tasks, self.plan.models):
+            parts = components(skeleton(locate_model(model), load_data(task).classes))
+            for mix in mixes:
+                mix.phases(parts)
 
     def run(self, engine: Engine, *, on_report: Callable[[Report], None] = lambda _: None) -> list[RunRecord]:
         """Do what is not done yet. Interrupted at any point, the next call goes on.
@@ -86,17 +98,20 @@ class Study:
         if old is None:
             return
         for field in ("tasks", "models", "training"):
-            if getattr(old, field) != getattr(self.plan, field):
+            before, after = getattr(old, field), getattr(self.plan, field)
+            if before != after:
                 raise StoreError(
-                    f"the folder '{self.folder.path}' holds another study: its {field} differ ({_difference(old, self.plan)}); "
-                    "choose another folder with --out, or repeat the command that made it"
+                    f"the folder '{self.folder.path}' holds another study: its {field} differ "
+                    f"({_difference(before, after)}); choose another folder with --out, or repeat the command that "
+                    f"made it"
                 )
         for field in ("methods", "seeds"):
             gone = [value for value in getattr(old, field) if value not in getattr(self.plan, field)]
             if gone:
                 raise StoreError(
-                    f"the folder '{self.folder.path}' holds a study with more {field} ({', '.join(map(str, gone[:5]))}); "
-                    f"{field} can be added and not taken away: name them all, or choose another folder with --out"
+                    f"the folder '{self.folder.path}' holds a study with more {field} "
+                    f"({', '.join(map(str, gone[:5]))}); {field} can be added and not taken away: name them all, or "
+                    f"choose another folder with --out"
                 )
 
     def _reports(self, engine: Engine, jobs: list[Job], store: Store) -> Iterator[Report]:
@@ -127,19 +142,13 @@ class Study:
             store.finish(run, "diverged" if report.result.diverged else "done", outcome=report.result.outcome)
 
 
-def _difference(old: Plan, new: Plan) -> str:
-    """Name the first value that differs."""
-    for field in ("tasks", "models", "training"):
-        before, after = getattr(old, field), getattr(new, field)
-        if before == after:
-            continue
-        if field != "training":
-            names = [", ".join(str(getattr(item, "name", item)) for item in items) for items in (before, after)]
-            return f"{names[0]} there, {names[1]} now" if names[0] != names[1] else f"other files or columns of {names[0]}"
-        for key in type(before).model_fields:
-            if getattr(before, key) != getattr(after, key):
-                return f"{key} {getattr(before, key)} there, {getattr(after, key)} now"
-    raise PlanError("the plans do not differ")  # unreachable: the caller found a difference
+def _difference(old: Training | Sequence[TaskPlan | str], new: Training | Sequence[TaskPlan | str]) -> str:
+    """Say what differs, in a few words."""
+    if isinstance(old, Training) and isinstance(new, Training):
+        before, after = old.model_dump(), new.model_dump()
+        return ", ".join(f"{key} {before[key]} there, {after[key]} now" for key in before if before[key] != after[key])
+    names = [", ".join(str(getattr(item, "name", item)) for item in items) for items in (old, new)]
+    return f"{names[0]} there, {names[1]} now" if names[0] != names[1] else f"other files or columns of {names[0]}"
 
 
 def open_study(path: Path) -> tuple[Plan, list[RunRecord], StudyFolder]:

@@ -80,5 +80,6 @@ def _check_encoding(path: Path) -> None:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"'{path}' is not UTF-8: line {number} holds the byte 0x{line[error.start]:02x}; save the file as UTF-8"
+                    f"'{path}' is not UTF-8: line {number} holds the byte 0x{line[error.start]:02x}; save the file "
+                    f"as UTF-8"
                 ) from error

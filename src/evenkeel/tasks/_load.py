@@ -55,7 +55,9 @@ def load_task(source: TaskSource) -> TaskData:
     if source.max_train_samples is not None:
         parts["train"] = _subset(parts["train"], source.max_train_samples)
         if len(set(parts["train"]["label"])) < 2:
-            raise DataError(f"{task.name}: the first {source.max_train_samples} examples drawn are of one class; take more")
+            raise DataError(
+                f"{task.name}: the first {source.max_train_samples} examples drawn are of one class; take more"
+            )
     return TaskData(
         task=task,
         classes=task.classes or classes,
@@ -95,7 +97,8 @@ def _from_folder(folder: Path, name: str) -> dict[str, pa.Table]:
         if all(paths.values()):
             return {part: read_table(path) for part, path in paths.items() if path}
     raise DataError(
-        f"'{folder}' holds no {name}: there should be '{folder / name}/train' and '.../validation', each ending in one of "
+        f"'{folder}' holds no {name}: there should be '{folder / name}/train' and '.../validation', each ending in "
+        f"one of "
         f"{', '.join(SUFFIXES)}"
     )
 
@@ -107,7 +110,8 @@ def _from_hub(name: str) -> dict[str, pa.Table]:
         loaded = datasets.load_dataset(_HUB, name)
     except Exception as error:  # the hub's client raises many kinds, and none of them says what to do
         raise DataError(
-            f"{name} could not be loaded from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); without a "
+            f"{name} could not be loaded from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"without a "
             f"network, point to a folder that holds {name}/train.tsv and {name}/validation.tsv, by --data or by the "
             f"environment variable {GLUE_DIR}"
         ) from error
@@ -118,12 +122,18 @@ def _task(source: TaskSource, columns: Sequence[str]) -> Task:
     base = KNOWN.get(source.name)
     if source.train is not None or base is None:
         base = Task(name=source.name, text=source.text or _usual_text(source, columns))
-    given = {"text": source.text, "label": source.label, "metric": source.metric}
-    task = replace(base, **{key: value for key, value in given.items() if value is not None})
+    task = replace(
+        base,
+        text=source.text or base.text,
+        label=source.label or base.label,
+        metric=source.metric or base.metric,
+    )
     if task.metric not in METRICS:
         raise DataError(unknown_name("metric", task.metric, METRICS))
     if len(task.text) not in (1, 2):
-        raise DataError(f"{task.name}: {len(task.text)} text columns were named ({', '.join(task.text)}); name one or two")
+        raise DataError(
+            f"{task.name}: {len(task.text)} text columns were named ({', '.join(task.text)}); name one or two"
+        )
     return task
 
 
@@ -147,10 +157,13 @@ def _labels(task: Task, part: str, table: pa.Table) -> list[str]:
     values = _column(task, part, table, task.label)
     for row, value in enumerate(values, start=1):
         if value is None or value == "":
-            raise DataError(f"{task.name}, {part}: example {row} has no label in column '{task.label}'; fill it or drop it")
+            raise DataError(
+                f"{task.name}, {part}: example {row} has no label in column '{task.label}'; fill it or drop it"
+            )
         if isinstance(value, float) or not isinstance(value, str | int):
             raise DataError(
-                f"{task.name}, {part}: the label {value!r} of example {row} is no class; labels are text or whole numbers "
+                f"{task.name}, {part}: the label {value!r} of example {row} is no class; labels are text or whole "
+                f"numbers "
                 "(regression is not supported yet)"
             )
     return [str(int(value)) if isinstance(value, bool) else str(value) for value in values]
@@ -167,7 +180,8 @@ def _classes(task: Task, tables: Mapping[str, pa.Table]) -> tuple[str, ...]:
         )
     if len(trained) > len(_labels(task, "train", tables["train"])) // 2 and len(trained) > 20:
         raise DataError(
-            f"{task.name}: the column '{task.label}' holds {len(trained)} different labels, nearly as many as examples; "
+            f"{task.name}: the column '{task.label}' holds {len(trained)} different labels, nearly as many as "
+            f"examples; "
             "name the label's column with --label (regression is not supported yet)"
         )
     for part, labels in found.items():
@@ -188,7 +202,9 @@ def _part(task: Task, classes: Sequence[str], part: str, table: pa.Table) -> Dat
         texts = _column(task, part, table, column)
         for row, text in enumerate(texts, start=1):
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{task.name}, {part}: example {row} has no text in column '{column}'; fill it or drop it")
+                raise DataError(
+                    f"{task.name}, {part}: example {row} has no text in column '{column}'; fill it or drop it"
+                )
         columns[name] = texts
     number = {label: index for index, label in enumerate(classes)}
     columns["label"] = [number[label] for label in _labels(task, part, table)]
@@ -197,7 +213,9 @@ def _part(task: Task, classes: Sequence[str], part: str, table: pa.Table) -> Dat
 
 def _subset(train: Dataset, size: int) -> Dataset:
     if size < 1:
-        raise DataError(f"max_train_samples must be positive, but got {size}; leave it out to keep all {len(train)} examples")
+        raise DataError(
+            f"max_train_samples must be positive, but got {size}; leave it out to keep all {len(train)} examples"
+        )
     chosen = np.random.default_rng(_SUBSET_SEED).permutation(len(train))[:size]
     return train.select(sorted(chosen.tolist()))
 

@@ -31,7 +31,7 @@ class Draw:
 
     def __init__(self, *key: str | int) -> None:
         digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-        self._random = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 (no secrets here)
+        self._random = random.Random(int.from_bytes(digest, "big"))
 
     def chance(self, share: float) -> bool:
         """Return True with probability ``share``."""

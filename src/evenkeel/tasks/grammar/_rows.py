@@ -65,7 +65,10 @@ def rows(
     seen: set[tuple[str, ...]] = set()
     texts = [_fresh(draw, task, part, label, seen) for label in labels]
     names = ("sentence",) if task == "acceptability" else ("sentence1", "sentence2")
-    return {**{name: list(column) for name, column in zip(names, zip(*texts, strict=True), strict=True)}, "label": labels}
+    return {
+        **{name: list(column) for name, column in zip(names, zip(*texts, strict=True), strict=True)},
+        "label": labels,
+    }
 
 
 def sentences(n: int, *, seed: int) -> list[str]:
@@ -120,7 +123,9 @@ def pairs(n: int, *, seed: int) -> list[tuple[str, str]]:
 
 def _check(n: int, seed: int) -> None:
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST:
-        raise DataError(f"n must be a whole number from 1 to {_MOST}, but got {n!r}; ask for fewer rows, or use more seeds")
+        raise DataError(
+            f"n must be a whole number from 1 to {_MOST}, but got {n!r}; ask for fewer rows, or use more seeds"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise DataError(f"seed must be an integer, but got {seed!r}; any integer will do")
 
