@@ -97,14 +97,15 @@ begun := $(VENV)/.evenkeel-begun
 define install
 touch "$(begun)" \
 && echo 'Installing $(1) into $(VENV)' \
-&& $(py) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)' \
+&& $(py) -m pip --require-virtualenv install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)' \
 && rm -f "$(begun)"
 endef
 
 define prepare
 fail() { echo "error: $$1" >&2; exit 1; }; \
 supported() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
-if [ ! -e "$(begun)" ] && [ -x $(py) ] && supported $(py) && $(py) -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+isolated() { $(py) -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; }; \
+if [ ! -e "$(begun)" ] && supported $(py) && isolated && $(py) -m pip --version >/dev/null 2>&1; then exit 0; fi; \
 command -v "$(PYTHON)" >/dev/null || fail 'there is no command $(PYTHON); name a Python >= 3.11: make PYTHON=python3.11 ...'; \
 supported "$(PYTHON)" \
 || fail "evenkeel needs Python >= 3.11, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name another: make PYTHON=python3.11 ..."; \

@@ -265,6 +265,18 @@ def test_set_up_begins_anew_only_after_an_interruption(tmp_path: Path, interrupt
 
 
 @needs_make
+def test_set_up_never_installs_outside_a_virtual_environment(tmp_path: Path) -> None:
+    # A folder that lost its pyvenv.cfg: its python is the machine's own, and would install there.
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    outside = stand_in(tmp_path, 'case "$*" in *base_prefix*) exit 1 ;; esac')
+    (tmp_path / "venv" / "bin" / "python").symlink_to(outside)
+    done = make_demo(tmp_path, outside)
+    assert done.returncode != 0
+    assert "no virtual environment" in done.stderr
+    assert "install" not in done.stdout.replace("Installing", "")
+
+
+@needs_make
 def test_set_up_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> None:
     kept = tmp_path / "venv" / "lib" / "thesis.txt"
     kept.parent.mkdir(parents=True)

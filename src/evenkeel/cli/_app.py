@@ -59,9 +59,12 @@ def main() -> None:
     except EvenkeelError as error:
         errors_to(sys.stderr).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(USAGE_ERROR)
-    except KeyboardInterrupt:
-        errors_to(sys.stderr).print("interrupted: what was finished is kept; the same command goes on", highlight=False)
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this, without a word
+            errors_to(sys.stderr).print(
+                "interrupted: what was finished is kept; the same command goes on", highlight=False
+            )
+        raise
 
 
 def _escaped(text: str) -> str:

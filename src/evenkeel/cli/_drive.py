@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from evenkeel.cli._console import console
 from evenkeel.report import results_table, write_report
-from evenkeel.study import Plan, RunRecord, Study, StudyFolder, open_study
+from evenkeel.study import Plan, RunRecord, Store, Study, StudyFolder, open_study
 from evenkeel.study.engines import LocalEngine, Report
 
 __all__ = ["drive"]
@@ -81,7 +82,8 @@ def _done(study: Study, total: int) -> list[bool]:
     """Say for every run of the plan whether an earlier start finished it."""
     if not study.folder.store.is_file():
         return [False] * total
-    finished = {run.id for run in open_study(study.folder.path)[1] if run.finished}
+    with closing(Store(study.folder.store)) as store:  # not open_study: a driver may have died before it saved its plan
+        finished = {run.id for run in store.runs() if run.finished}
     return [job.spec.id in finished for job in study.jobs()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ __all__ = ["study"]
 
 @with_shared_options
 def study(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the study: its records and its report.")],
     shared: Shared,
     plan: Annotated[
@@ -34,8 +36,8 @@ def study(
 
     Interrupt it whenever you like: the same command goes on where it stopped.
     """
-    if plan is not None and (task or shared.task):
-        raise PlanError("both a plan and options of a task were given; put the task into the plan")
+    if plan is not None and (given := _given(context, besides=("plan", "out", "workers"))):
+        raise PlanError(f"both a plan and {', '.join(given)} were given; put what they say into '{plan}'")
     from evenkeel.cli._drive import drive
     from evenkeel.study import Plan, load_plan
 
@@ -50,6 +52,13 @@ def study(
         "training": shared.training,
     }
     drive(Plan.checked(content, where="the command line"), out, workers=workers)
+
+
+def _given(context: typer.Context, *, besides: Sequence[str]) -> list[str]:
+    """Return the options that stand on the command line, except ``besides``."""
+    options = [item for item in context.command.params if item.name and item.name not in besides]
+    sources = [(item.opts[0], context.get_parameter_source(item.name or "")) for item in options]
+    return [flag for flag, source in sources if source is not None and source.name == "COMMANDLINE"]
 
 
 def _seeds(text: str) -> int | list[int]:

@@ -17,7 +17,7 @@ from evenkeel.clipping import ClipResult, MaxNorm, check_max_norm, clip_grad_nor
 from evenkeel.errors import GradientError, MethodError
 from evenkeel.measure import GradientNorms
 from evenkeel.methods import Method, Mix, Phase, parse_method
-from evenkeel.partition import By, Component, CurrentComponents, components
+from evenkeel.partition import By, Component, Components, CurrentComponents, components
 
 __all__ = ["ComponentClip", "MethodTrainer", "Recorder"]
 
@@ -40,16 +40,22 @@ def unscale(optimizer: Any) -> None:
 
 
 class _BeforeStep(TrainerCallback):
-    """Calls a function with the model once per optimizer step, when its gradients are complete and unscaled."""
+    """Calls a function with what is trained now, once per optimizer step, when gradients are complete and unscaled."""
 
-    def __init__(self, act: Callable[[nn.Module, TrainerState], object]) -> None:
+    def __init__(self, act: Callable[[Components], object]) -> None:
         self._act = act
+        self._current: CurrentComponents
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._current = CurrentComponents(kwargs["model"])  # model_init makes a new one for every training
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         unscale(kwargs["optimizer"])
-        self._act(kwargs["model"], state)
+        self._act(self._current())
 
 
 class ComponentClip(TrainerCallback):
@@ -60,10 +66,6 @@ class ComponentClip(TrainerCallback):
 
     Attributes:
         last: what the latest step clipped; None before the first.
-
-    Raises:
-        ThresholdError: if ``max_norm`` is no threshold.
-        GradientError: when training begins, if the Trainer clips globally beside it.
 
     Example:
         >>> from transformers import TrainingArguments
@@ -78,6 +80,9 @@ class ComponentClip(TrainerCallback):
             max_norm: the norm that each component may have; or norms by role or path.
             by: what counts as one component, see :func:`evenkeel.components`.
             also_global: allow the Trainer's own global clipping (``max_grad_norm``), which acts first.
+
+        Raises:
+            ThresholdError: if ``max_norm`` is no threshold.
         """
         check_max_norm(max_norm)
         self.max_norm = max_norm
@@ -89,7 +94,7 @@ class ComponentClip(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse global clipping beside this one, and look at the model."""
+        """Look at the model; refuse, by a ``GradientError``, the Trainer's global clipping beside this one."""
         if args.max_grad_norm and not self.also_global:
             raise GradientError(
                 f"ComponentClip was given a Trainer that also clips globally (max_grad_norm={args.max_grad_norm}), "
@@ -120,6 +125,12 @@ class Recorder(TrainerCallback):
         """Record each ``every``-th step."""
         self.norms = GradientNorms(every=every)
         self._current: CurrentComponents | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look at the model, which may be another one than in the training before."""
+        self._current = CurrentComponents(kwargs["model"])
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -176,9 +187,8 @@ class MethodTrainer(Trainer):
             raise MethodError("MethodTrainer was given no model; pass model, or model_init")
         self._schedule = _Schedule(self.mix.phases(components(self.model)), epochs=args.num_train_epochs)
         args.num_train_epochs = self._schedule.total_epochs
-        self._current = CurrentComponents(self.model)
         self.last_clip: ClipResult | None = None
-        self._phases = _Phases(self._schedule, self.model)
+        self._phases = _Phases(self._schedule)
         self.add_callback(self._phases)
         self.add_callback(_BeforeStep(self._clip))
 
@@ -222,7 +232,8 @@ class MethodTrainer(Trainer):
         for steps in self._schedule.phase_steps():
             one = get_scheduler(
                 self.args.lr_scheduler_type,
-                optimizer=torch.optim.SGD([torch.zeros(1)], lr=1.0),
+                # The same rate as the real one: schedules with a lowest rate take its share of it.
+                optimizer=torch.optim.SGD([torch.zeros(1)], lr=plain.optimizer.defaults["lr"]),
                 num_warmup_steps=self.args.get_warmup_steps(steps),
                 num_training_steps=steps,
                 scheduler_specific_kwargs=cast("dict[str, Any] | None", self.args.lr_scheduler_kwargs),
@@ -235,8 +246,8 @@ class MethodTrainer(Trainer):
 
         return LambdaLR(plain.optimizer, factor)
 
-    def _clip(self, model: nn.Module, state: TrainerState) -> None:
-        self.last_clip = self.mix.clip(self._current())
+    def _clip(self, parts: Components) -> None:
+        self.last_clip = self.mix.clip(parts)
 
 
 class _Schedule:
@@ -277,13 +288,14 @@ class _Schedule:
 class _Phases(TrainerCallback):
     """Freezes and releases components as the phases say."""
 
-    def __init__(self, schedule: _Schedule, model: nn.Module) -> None:
+    def __init__(self, schedule: _Schedule) -> None:
         self._schedule = schedule
-        self._parts = components(model)  # what the user froze stays frozen
+        self._parts = Components([])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._parts = components(kwargs["model"])  # what the user froze stays frozen
         self._enter(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -27,7 +27,10 @@ _OWN: tuple[type[Method], ...] = (FullFineTuning, GradualUnfreezing, ComponentCl
 
 @cache
 def known_methods() -> dict[str, type[Method]]:
-    """Return every method class by its name.
+    """Collect every method class by its name.
+
+    Returns:
+        The classes, evenkeel's own first.
 
     Raises:
         MethodError: if two classes have one name, or an entry point holds no method.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,11 @@ def find_model(name: str) -> ModelSource:
                 "code); load the model elsewhere once and save it with save_pretrained"
             )
         _check_weights(folder)
-        return ModelSource(name=folder.name if name != TINY else TINY, location=str(folder), fingerprint=_hash(folder))
+        return ModelSource(
+            name=Path(os.path.abspath(folder)).name if name != TINY else TINY,
+            location=str(folder),
+            fingerprint=_hash(folder),
+        )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no folder '{name}'; give an existing folder, a hub id, or '{TINY}'")
     if "/" not in name and name.lower().startswith(TINY[:2]):

@@ -46,6 +46,13 @@ class Component:
 def matches(component: Component, pattern: str) -> bool:
     """Say whether ``pattern`` is the component's role, or a shell pattern that fits its path.
 
+    Args:
+        component: the component.
+        pattern: a role, or a pattern such as ``layer.3.*``.
+
+    Returns:
+        Whether it fits.
+
     Example:
         >>> import torch
         >>> from evenkeel.partition import components

@@ -30,11 +30,16 @@ Rule = tuple[str, str, str]
 
 # Names relative to the block: BERT, RoBERTa, ELECTRA, MPNet; DistilBERT; Llama and its kin; BART, OPT.
 IN_BLOCK: tuple[Rule, ...] = (
+    (r"encoder_attn\.q_proj", "query", "cross_query"),
+    (r"encoder_attn\.k_proj", "key", "cross_key"),
+    (r"encoder_attn\.v_proj", "value", "cross_value"),
+    (r"encoder_attn\.out_proj", "attention_output", "cross_attention_output"),
+    (r"encoder_attn_layer_norm", "norm", "cross_attention_norm"),
     (r"query|query_proj|q_proj|q_lin|attn\.q", "query", "query"),
     (r"key|key_proj|k_proj|k_lin|attn\.k", "key", "key"),
     (r"value|value_proj|v_proj|v_lin|attn\.v", "value", "value"),
     (
-        r"attention\.output\.dense|attention\.dense|o_proj|out_lin|attn\.out_proj|attn\.o",
+        r"attention\.output\.dense|attention\.dense|o_proj|out_lin|(?:self_)?attn\.out_proj|attn\.o",
         "attention_output",
         "attention_output",
     ),

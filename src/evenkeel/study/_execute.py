@@ -164,6 +164,8 @@ def _predict(trainer: MethodTrainer, prepared: Prepared, part: str) -> tuple[np.
     """Return labels, shape ``[N]``, and logits, shape ``[N, classes]``, in the order of the data."""
     data = prepared.parts[part]
     order = np.argsort(data["length"][:], kind="stable")  # batches of like lengths pad less
+    # Grouping by length would also shuffle the batches of an evaluation, and lose track of which example is which.
+    trainer.args.train_sampling_strategy = "sequential"
     found = trainer.predict(data.select(order))
     logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
     back = np.argsort(order, kind="stable")

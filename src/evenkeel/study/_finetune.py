@@ -51,7 +51,7 @@ def finetune_one(plan: Plan, out: Path, *, callbacks: Sequence[TrainerCallback] 
         metrics = {"spec": job.spec.model_dump(mode="json"), **outcome}
         (made / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         pyarrow.parquet.write_table(result.tables["predictions"], made / "predictions.parquet")
-        os.replace(made, out)  # an empty folder gives way
+        os.replace(made, out.resolve())  # an empty folder gives way; "." has no name to replace
     return outcome
 
 

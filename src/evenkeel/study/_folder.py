@@ -91,11 +91,22 @@ class StudyFolder:
         Args:
             run: the run's id.
             tables: tables by name, each one of ``TABLES``.
+
+        Raises:
+            StoreError: if they cannot be written: no permission, no space.
         """
-        home = self._run(run)
+        try:
+            self._write(self._run(run), tables)
+        except OSError as error:
+            raise StoreError(
+                f"the results of run {run} cannot be written in '{self.path}' ({error.strerror or error}); mend "
+                "that and start the same command again: what was finished is kept"
+            ) from error
+
+    def _write(self, home: Path, tables: Mapping[str, pa.Table]) -> None:
         home.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".writing-") as scratch:
-            made = Path(scratch) / run
+            made = Path(scratch) / home.name
             made.mkdir()
             for name, table in tables.items():
                 pa.parquet.write_table(table, made / f"{name}.parquet", compression="zstd")

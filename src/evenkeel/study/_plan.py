@@ -18,6 +18,8 @@ from evenkeel.tasks import TaskSource
 
 __all__ = ["Plan", "RunSpec", "TaskPlan", "Training", "load_plan"]
 
+_MOST_SEEDS = 100_000  # as a count; a larger number was meant as a seed
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 
@@ -95,7 +97,13 @@ class Plan(_Frozen):
     @classmethod
     def _count_of_seeds(cls, value: Any) -> Any:
         """A single number counts seeds: 20 stands for 1 to 20."""
-        return tuple(range(1, value + 1)) if isinstance(value, int) else value
+        if not isinstance(value, int):
+            return value
+        if not 1 <= value <= _MOST_SEEDS:
+            raise ValueError(
+                f"a single number counts seeds, from 1 to {_MOST_SEEDS}; to name seeds, give a list of them"
+            )
+        return tuple(range(1, value + 1))
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,20 +74,42 @@ class Store:
             StoreError: if it is no store, or one of another version.
         """
         self._path = path
-        try:
+        with self._at_work():
             self._connection = sqlite3.connect(path)
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0 and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-                version = SCHEMA_VERSION
-        except sqlite3.Error as error:
-            raise StoreError(f"'{path}' cannot be opened as a study's store: {error}") from error
+        try:
+            version = self._prepare()
+        except StoreError:
+            self.close()
+            raise
+        if version == 0:
+            self.close()
+            raise StoreError(f"'{path}' is a database of something else; choose another folder with --out")
         if version != SCHEMA_VERSION:
             self.close()
             raise StoreError(
                 f"'{path}' is of schema version {version}, and this evenkeel reads version {SCHEMA_VERSION}; use the "
                 "evenkeel that wrote it"
             )
+
+    def _prepare(self) -> int:
+        """Make the tables in a new file, and return the version of their schema; 0 where they are not ours."""
+        with self._at_work():
+            version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+            if version == 0 and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+                return SCHEMA_VERSION
+            return version
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Say in our words what SQLite cannot do: read a damaged file, write to a full disk."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the study's store '{self._path}' cannot be used ({error}); if the file is damaged, put a copy "
+                "of it back or choose another folder with --out"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -95,7 +118,8 @@ class Store:
     @property
     def plan(self) -> Plan | None:
         """The plan; None in a new store."""
-        row = self._connection.execute("SELECT plan FROM study").fetchone()
+        with self._at_work():
+            row = self._connection.execute("SELECT plan FROM study").fetchone()
         return Plan.model_validate_json(row[0]) if row else None
 
     def save_plan(self, plan: Plan, runs: Iterable[RunSpec]) -> None:
@@ -105,7 +129,7 @@ class Store:
             plan: the plan, which replaces an earlier one.
             runs: all of its runs, in the order in which they are to be done.
         """
-        with self._connection:
+        with self._at_work(), self._connection:
             self._connection.execute("DELETE FROM study")
             self._connection.execute("INSERT INTO study VALUES (?, ?)", (plan.model_dump_json(), _now()))
             self._connection.executemany(
@@ -114,18 +138,17 @@ class Store:
                 [(spec.id, position, spec.model_dump_json(), _now()) for position, spec in enumerate(runs)],
             )
 
-    def requeue_unfinished(self) -> None:
-        """Queue again what an earlier driver left running, lost or in error."""
-        with self._connection:
-            self._connection.execute(
-                "UPDATE run SET status = 'queued', error = NULL, changed = ? WHERE status NOT IN ('done', "
-                "'diverged', 'queued')",
-                (_now(),),
+    def requeue(self, *statuses: Status) -> None:
+        """Queue again every run that has one of ``statuses``."""
+        with self._at_work(), self._connection:
+            self._connection.executemany(
+                "UPDATE run SET status = 'queued', error = NULL, changed = ? WHERE status = ?",
+                [(_now(), status) for status in statuses],
             )
 
     def start(self, run: str) -> None:
         """Mark a run as running, one attempt more."""
-        with self._connection:
+        with self._at_work(), self._connection:
             self._connection.execute(
                 "UPDATE run SET status = 'running', attempts = attempts + 1, changed = ? WHERE id = ?", (_now(), run)
             )
@@ -142,7 +165,7 @@ class Store:
             error: the traceback, of a run that raised.
         """
         text = json.dumps(outcome, allow_nan=False) if outcome is not None else None
-        with self._connection:
+        with self._at_work(), self._connection:
             self._connection.execute(
                 "UPDATE run SET status = ?, outcome = ?, error = ?, changed = ? WHERE id = ?",
                 (status, text, error, _now(), run),
@@ -150,9 +173,10 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """Return all runs, in the plan's order."""
-        rows = self._connection.execute(
-            "SELECT id, spec, status, attempts, outcome, error FROM run ORDER BY position, id"
-        )
+        with self._at_work():
+            rows = self._connection.execute(
+                "SELECT id, spec, status, attempts, outcome, error FROM run ORDER BY position, id"
+            ).fetchall()
         return [
             RunRecord(
                 id=run,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -37,7 +37,10 @@ class Study:
         self.folder = folder
 
     def jobs(self) -> list[Job]:
-        """Load and check everything that the runs need, and return them in order.
+        """Load and check everything that the runs need.
+
+        Returns:
+            One job for each run, in the plan's order.
 
         Raises:
             EvenkeelError: if a task, model or method is unknown or cannot be used.
@@ -82,17 +85,20 @@ class Study:
         jobs = self.jobs()
         self.folder.create()
         with self.folder.lock(), closing(Store(self.folder.store)) as store:
-            self._admit(store)
+            self._admit(store, jobs)
             store.save_plan(self.plan, [job.spec for job in jobs])
-            store.requeue_unfinished()
+            store.requeue("running", "error", "lost")  # what an earlier start left behind
             finished = {run.id for run in store.runs() if run.finished}
             waiting = [job for job in jobs if job.spec.id not in finished]
-            for report in self._reports(engine, waiting, store):
-                on_report(report)
+            try:
+                for report in self._reports(engine, waiting, store):
+                    on_report(report)
+            finally:
+                store.requeue("running")  # interrupted: nothing is running any more
             wanted = {job.spec.id for job in jobs}
             return [run for run in store.runs() if run.id in wanted]
 
-    def _admit(self, store: Store) -> None:
+    def _admit(self, store: Store, jobs: Sequence[Job]) -> None:
         """Refuse a folder that holds another study; more seeds and methods are welcome."""
         old = store.plan
         if old is None:
@@ -113,21 +119,37 @@ class Study:
                     f"({', '.join(map(str, gone[:5]))}); {field} can be added and not taken away: name them all, or "
                     f"choose another folder with --out"
                 )
+        now = {
+            (spec.task, spec.model, spec.data_fingerprint, spec.model_fingerprint)
+            for spec in (job.spec for job in jobs)
+        }
+        for spec in (run.spec for run in store.runs()):
+            if (spec.task, spec.model, spec.data_fingerprint, spec.model_fingerprint) not in now:
+                raise StoreError(
+                    f"the folder '{self.folder.path}' holds runs on another version of the files of task "
+                    f"{spec.task} or model {spec.model}, which were changed since; put them back, or choose another folder with --out"
+                )
 
-    def _reports(self, engine: Engine, jobs: list[Job], store: Store) -> Iterator[Report]:
-        """Run jobs, and those that were lost again, recording everything before it is passed on."""
+    def _reports(self, engine: Engine, jobs: list[Job], store: Store) -> Generator[Report, None, None]:
+        """Run jobs, and those that were lost again, recording everything before it is passed on.
+
+        A process that dies may take its neighbours' runs with it. So the last attempt is made alone: no run is given up
+        for another's fault.
+        """
         lost: Counter[str] = Counter()
-        while jobs:
-            again = []
-            with closing(engine.run(jobs)) as reports:  # type: ignore[type-var]  # engines' iterators are generators
+        batches = deque([jobs] if jobs else [])
+        while batches:
+            again, alone = list[Job](), list[Job]()
+            with closing(engine.run(batches.popleft())) as reports:  # type: ignore[type-var]  # they are generators
                 for report in reports:
+                    run = report.job.spec.id
                     if report.event == "lost":
-                        lost[report.job.spec.id] += 1
-                        if lost[report.job.spec.id] < _MAX_ATTEMPTS:
-                            again.append(report.job)
-                    self._record(report, store, given_up=lost[report.job.spec.id] >= _MAX_ATTEMPTS)
+                        lost[run] += 1
+                        if lost[run] < _MAX_ATTEMPTS:
+                            (again if lost[run] < _MAX_ATTEMPTS - 1 else alone).append(report.job)
+                    self._record(report, store, given_up=lost[run] >= _MAX_ATTEMPTS)
                     yield report
-            jobs = again
+            batches.extend(batch for batch in (again, *([job] for job in alone)) if batch)
 
     def _record(self, report: Report, store: Store, *, given_up: bool) -> None:
         run = report.job.spec.id

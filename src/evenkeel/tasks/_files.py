@@ -47,16 +47,15 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(f"'{path}' ends in '{path.suffix}', which is not read; use one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"there is no file '{path}'; check the name and the folder you started from")
-    if path.stat().st_size == 0:
+    lines = _lines(path) if path.suffix != ".parquet" else path.stat().st_size
+    if lines == 0:
         raise DataError(f"'{path}' is empty; it needs a header row and examples")
-    if path.suffix != ".parquet":
-        _check_encoding(path)
     try:
-        table = _read(path)
+        table = _read(path) if lines > 1 or path.suffix == ".jsonl" else None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"'{path}' cannot be read as {path.suffix[1:].upper()}: {error}") from error
-    if table.num_rows == 0:
-        raise DataError(f"'{path}' has a header and no examples")
+    if table is None or table.num_rows == 0:
+        raise DataError(f"'{path}' has a header and no examples; add them, or name another file")
     return table
 
 
@@ -72,14 +71,16 @@ def _read(path: Path) -> pa.Table:
     return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
-def _check_encoding(path: Path) -> None:
-    """Find the first line that is not UTF-8, which a reader would blame on something else."""
+def _lines(path: Path) -> int:
+    """Count the lines that are not blank; find the first that is not UTF-8, which a reader blames on something else."""
+    found = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                line.decode("utf-8")
+                found += sum(bool(bit.strip()) for bit in line.decode("utf-8").splitlines())
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"'{path}' is not UTF-8: line {number} holds the byte 0x{line[error.start]:02x}; save the file "
                     f"as UTF-8"
                 ) from error
+    return found

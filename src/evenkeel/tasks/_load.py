@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["GLUE_DIR", "load_task"]
 GLUE_DIR = "EVENKEEL_GLUE_DIR"
 _HUB = "nyu-mll/glue"
 _SUBSET_SEED = 0  # one subset for every run of every study: seeds of runs do not choose the data
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _USUAL_TEXT = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("sentence",), ("text",))
 
 
@@ -54,9 +56,9 @@ def load_task(source: TaskSource) -> TaskData:
     parts = {part: _part(task, classes, part, table) for part, table in tables.items()}
     if source.max_train_samples is not None:
         parts["train"] = _subset(parts["train"], source.max_train_samples)
-        if len(set(parts["train"]["label"])) < 2:
+        if len(set(parts["train"]["label"])) < len(classes):
             raise DataError(
-                f"{task.name}: the first {source.max_train_samples} examples drawn are of one class; take more"
+                f"{task.name}: the {source.max_train_samples} training examples drawn hold not every class; take more"
             )
     return TaskData(
         task=task,
@@ -109,10 +111,9 @@ def _from_hub(name: str) -> dict[str, pa.Table]:
     try:
         loaded = datasets.load_dataset(_HUB, name)
     except Exception as error:  # the hub's client raises many kinds, and none of them says what to do
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
         raise DataError(
-            f"{name} could not be loaded from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            f"without a "
-            f"network, point to a folder that holds {name}/train.tsv and {name}/validation.tsv, by --data or by the "
+            f"{name} could not be loaded from the hub ({reason}); without a network, point to a folder that holds {name}/train.tsv and {name}/validation.tsv, by --data or by the "
             f"environment variable {GLUE_DIR}"
         ) from error
     return {part: loaded[part].data.table for part in ("train", "validation")}
@@ -150,6 +151,8 @@ def _usual_text(source: TaskSource, columns: Sequence[str]) -> tuple[str, ...]:
 def _column(task: Task, part: str, table: pa.Table, name: str) -> list[Any]:
     if name not in table.column_names:
         raise DataError(f"{task.name}, {part}: " + unknown_name("column", name, table.column_names))
+    if table.column_names.count(name) > 1:
+        raise DataError(f"{task.name}, {part}: several columns are named '{name}'; rename all but one")
     return table[name].to_pylist()  # type: ignore[no-any-return]
 
 
@@ -170,28 +173,45 @@ def _labels(task: Task, part: str, table: pa.Table) -> list[str]:
 
 
 def _classes(task: Task, tables: Mapping[str, pa.Table]) -> tuple[str, ...]:
-    """Return the classes of the training part; the others must know no more."""
-    found = {part: set(_labels(task, part, table)) for part, table in tables.items()}
-    trained = found["train"]
-    if len(trained) < 2:
-        raise DataError(
-            f"{task.name}: all training examples have the label '{next(iter(trained))}', so there is nothing to learn; "
-            "check the label column"
-        )
-    if len(trained) > len(_labels(task, "train", tables["train"])) // 2 and len(trained) > 20:
-        raise DataError(
-            f"{task.name}: the column '{task.label}' holds {len(trained)} different labels, nearly as many as "
-            f"examples; "
-            "name the label's column with --label (regression is not supported yet)"
-        )
-    for part, labels in found.items():
-        if labels - trained:
+    """Return the classes of the training part in the order of their numbers; the others must know no more."""
+    labels = {part: _labels(task, part, table) for part, table in tables.items()}
+    trained = set(labels["train"])
+    for part, found in labels.items():
+        if len(set(found)) < 2:
             raise DataError(
-                f"{task.name}: the {part} part has the label '{min(labels - trained)}', which no training example has "
-                f"({', '.join(sorted(trained))}); check both files"
+                f"{task.name}: all examples of the {part} part have the label '{found[0]}', so there is nothing to "
+                "learn or to tell apart; check the label column"
             )
-    numbers = all(label.lstrip("-").isdecimal() for label in trained)
-    return tuple(sorted(trained, key=int) if numbers else sorted(trained))
+        if set(found) - trained:
+            raise DataError(
+                f"{task.name}: the {part} part has the label '{min(set(found) - trained)}', which no training example "
+                f"has ({', '.join(sorted(trained)[:20])}); check both files"
+            )
+    classes = _in_order(task, trained)
+    fractions = all(_NUMBER.fullmatch(label) for label in trained) and any("." in label for label in trained)
+    if fractions or len(trained) > max(20, len(labels["train"]) // 2):
+        raise DataError(
+            f"{task.name}: the column '{task.label}' holds {len(trained)} different values such as "
+            f"'{classes[-1]}', which look like no classes; name the label's column with --label (regression is not supported yet)"
+        )
+    if task.metric == "f1" and len(classes) > 2:
+        raise DataError(f"{task.name}: the metric f1 is for two classes, and there are {len(classes)}; use macro_f1")
+    return classes
+
+
+def _in_order(task: Task, trained: set[str]) -> tuple[str, ...]:
+    """Order labels as the task does, where it is a known one; else as numbers, else by name."""
+    if not task.classes:
+        numbers = all(_NUMBER.fullmatch(label) for label in trained)
+        return tuple(sorted(trained, key=float) if numbers else sorted(trained))
+    for names in (task.classes, tuple(map(str, range(len(task.classes))))):
+        if trained <= set(names):
+            return names
+    numbered = ", ".join(f"{number} ({name})" for number, name in enumerate(task.classes))
+    raise DataError(
+        f"{task.name}: the labels are {numbered}, but the training part has '{max(trained)}'; give data of another "
+        "kind as your own files (--train, --validation)"
+    )
 
 
 def _part(task: Task, classes: Sequence[str], part: str, table: pa.Table) -> Dataset:

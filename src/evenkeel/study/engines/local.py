@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 
 from evenkeel.errors import PlanError
 from evenkeel.study._execute import RunResult
@@ -47,12 +49,17 @@ class LocalEngine(Engine):
         pool = self._pool(len(jobs))
         try:
             while waiting or running:
-                while waiting and len(running) < self.workers:
-                    job = waiting.popleft()
-                    running[pool.submit(_work, job)] = job
-                    yield Report(job=job, event="started")
-                reports = list(_collect(running))
-                if any(report.event == "lost" for report in reports):
+                broken = False
+                while waiting and len(running) < self.workers and not broken:
+                    try:
+                        future = _submit(pool, waiting[0])
+                    except BrokenProcessPool:  # a process died while we were not looking
+                        broken = True
+                        continue
+                    running[future] = waiting.popleft()
+                    yield Report(job=running[future], event="started")
+                reports = list(_collect(running)) if running else []
+                if broken or any(report.event == "lost" for report in reports):
                     # The pool is broken: what else was running died with it.
                     reports += [Report(job=job, event="lost") for job in running.values()]
                     running.clear()
@@ -69,6 +76,16 @@ class LocalEngine(Engine):
             initializer=_begin,
             initargs=(os.getpid(),),
         )
+
+
+def _submit(pool: ProcessPoolExecutor, job: Job) -> Future[RunResult | str]:
+    """Submit a job, which may start a process; it inherits that Ctrl-C is blocked, which is the driver's to answer."""
+    resource_tracker.ensure_running()  # its own start would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_work, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _collect(running: dict[Future[RunResult | str], Job]) -> Iterator[Report]:
@@ -98,13 +115,10 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 def _begin(driver: int) -> None:
     """Prepare a worker: one thread, no chatter, no life after the driver."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import signal
-
     import datasets
     import torch
     import transformers
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     torch.set_num_threads(1)
     transformers.logging.set_verbosity(logging.ERROR)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

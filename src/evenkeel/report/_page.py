@@ -1,0 +1,153 @@
+"""The report: a page that needs nothing but itself, and the results as Markdown beside it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evenkeel.errors import ReportError
+from evenkeel.report._findings import Finding, find, how_tested
+from evenkeel.report._results import Cell, cells, groups, results
+from evenkeel.report._tables import HEADINGS, how_counted, results_markdown, table_title, texts
+from evenkeel.report._words import last_line, number, ranges, standing
+from evenkeel.study import Plan, RunRecord, StudyFolder, open_study
+
+__all__ = ["write_report"]
+
+
+def write_report(path: Path) -> Path:
+    """Write the results of a study as a page and as Markdown.
+
+    Both files are written beside and then renamed, so that whoever has the page open never reads half of it.
+
+    Args:
+        path: the study's folder.
+
+    Returns:
+        The page: one file that loads nothing else.
+
+    Raises:
+        StoreError: if there is no study.
+        ReportError: if no run has a result yet, or the files cannot be written.
+    """
+    plan, runs, folder = open_study(path)
+    if not any(run.finished for run in runs):
+        raise ReportError(_nothing(path, runs))
+    _write(folder.table, results_markdown(plan, runs))
+    _write(folder.report, _page(plan, runs, folder))
+    return folder.report
+
+
+def _nothing(path: Path, runs: Sequence[RunRecord]) -> str:
+    first = next((line for run in runs if (line := last_line(run))), None)
+    error = f"; the first error is: {first}" if first else ""
+    return (
+        f"the study in '{path}' has no finished run to report on ({standing(runs) or 'nothing was queued'}){error}; "
+        "run it until at least one run has a result"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ReportError(f"'{path}' cannot be written ({error.strerror}); free the disk or mend its rights") from error
+
+
+def _page(plan: Plan, runs: Sequence[RunRecord], folder: StudyFolder) -> str:
+    from plotly.offline import get_plotlyjs  # here, and not above: tables and findings do without Plotly
+
+    from evenkeel.report._sections import section
+
+    found = cells(plan, runs)
+    template = Environment(
+        loader=PackageLoader("evenkeel.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html.j2")
+    return template.render(
+        title=f"Fine-tuning over seeds: {', '.join(task.name for task in plan.tasks)}",
+        version=version("evenkeel"),
+        what=_what(plan, runs),
+        findings=_grouped(find(plan, runs)),
+        how_tested=how_tested(),
+        headings=HEADINGS,
+        tables=_tables(plan, runs),
+        how_counted=how_counted(),
+        sections=[section(task, model, group, folder) for task, model, group in groups(found)],
+        runs=[_run(cell, run) for cell in found for run in cell.runs],
+        plotly=Markup(get_plotlyjs()),  # noqa: S704  the library's own code
+    )
+
+
+def _what(plan: Plan, runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Say what was run, as pairs of a word and its text."""
+    made = [run.outcome["provenance"] for run in runs if run.finished]
+    tasks = [
+        task.name + (f" (at most {task.max_train_samples} training examples)" if task.max_train_samples else "")
+        for task in plan.tasks
+    ]
+    recipe = [f"{name.replace('_', ' ')} {_option(value)}" for name, value in plan.training.model_dump().items()]
+    versions = [", ".join(f"{package} {which}" for package, which in one["versions"].items()) for one in made]
+    return [
+        ("tasks", ", ".join(tasks)),
+        ("models", ", ".join(dict.fromkeys(run.spec.model for run in runs))),
+        ("methods", ", ".join(plan.methods)),
+        ("seeds", f"{ranges(plan.seeds)} ({len(plan.seeds)} of each)"),
+        ("recipe", ", ".join(recipe)),
+        ("made with", _counted(versions)),
+        ("on", _counted([f"{one['device']}, {one['threads']} CPU threads, Python {one['python']}" for one in made])),
+    ]
+
+
+def _option(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _grouped(found: Sequence[Finding]) -> dict[str, dict[str, list[str]]]:
+    """Sort findings by place, then by what they are about."""
+    grouped: dict[str, dict[str, list[str]]] = {}
+    for finding in found:
+        grouped.setdefault(finding.where, {}).setdefault(finding.about, []).append(finding.text)
+    return grouped
+
+
+def _counted(values: Sequence[str]) -> str:
+    """Join different values, each with the number of its runs where there is more than one."""
+    counts = Counter(values)
+    return next(iter(counts)) if len(counts) == 1 else "; ".join(f"{value} ({n} runs)" for value, n in counts.items())
+
+
+def _tables(plan: Plan, runs: Sequence[RunRecord]) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
+    tables: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for row in results(plan, runs):
+        tables.setdefault(table_title(row), []).append((row.method, texts(row)))
+    return tables
+
+
+def _run(cell: Cell, run: RunRecord) -> tuple[str, ...]:
+    """Write one run for the table at the end of the page."""
+    place = (cell.task, cell.model, cell.method, str(run.spec.seed), run.status)
+    if not run.finished:
+        return (*place, "-", "-", "-", "-", last_line(run))
+    outcome = run.outcome
+    score = outcome["scores"]["validation"]
+    return (
+        *place,
+        "-" if score is None else number(score, 4),
+        "failed" if outcome["failed"] else "",
+        "failed" if outcome["failed_by_majority"] else "",
+        number(outcome["wall_seconds"], 1),
+        "always predicts one label" if outcome["constant"] else "",
+    )

@@ -1,0 +1,125 @@
+"""Studies made by hand: a store with the outcomes and tables that a test names, without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from evenkeel.study import Plan, RunSpec, Store, StudyFolder
+
+Fate = float | str  # a score, or a status other than done
+MakeStudy = Callable[..., Path]
+
+MAJORITY = 0.55
+ROLES = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out", "norm")
+
+
+def outcome(fate: Fate) -> dict[str, Any]:
+    score = None if fate == "diverged" else float(fate)
+    versions = {"evenkeel": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"}
+    return {
+        "metric": "accuracy",
+        "scores": {"validation": score},
+        "accuracy": {"validation": score},
+        "majority": {"validation": MAJORITY},
+        "constant": score == MAJORITY,
+        "failed": score is None or score < 0.58,
+        "failed_by_majority": score is None or score <= MAJORITY,
+        "steps": 300,
+        "wall_seconds": 12.5,
+        "cpu_seconds": 12.0,
+        "provenance": {"versions": versions, "python": "3.11.7", "device": "cpu (x86_64)", "threads": 1},
+    }
+
+
+def log(fate: Fate, rng: np.random.Generator) -> pa.Table:
+    """A loss that falls for a good run, stays for a failed one, and ends in NaN for a diverged one."""
+    steps = np.arange(5, 301, 5)[: 20 if fate == "diverged" else None]
+    floor = (
+        0.69
+        if fate == "diverged" or float(fate) < 0.58
+        else 0.69 - 0.5 * (float(fate) - 0.5) * (1 - np.exp(-steps / 80)) * 4
+    )
+    losses = floor + rng.normal(0, 0.015, steps.size)
+    if fate == "diverged":
+        losses[-1] = np.nan
+    return pa.table(
+        {"step": pa.array(steps, pa.int32()), "epoch": steps / 100, "loss": losses, "learning_rate": steps * 1e-5}
+    )
+
+
+def norms(fate: Fate, rng: np.random.Generator, *, layers: int = 4) -> pa.Table:
+    """Norms of a small model; in a failed run the lower layers hardly get a gradient. Biases are a thousandth."""
+    failed = fate == "diverged" or float(fate) < 0.58
+    parts: list[tuple[str, int | None, str]] = [("embedding.word", None, "embedding"), ("embedding.norm", None, "norm")]
+    parts += [(f"layer.{layer}.{role}", layer, role) for layer in range(layers) for role in ROLES]
+    parts += [("pooler", None, "pooler"), ("head", None, "head")]
+    rows = []
+    for step in range(0, 300, 50):
+        for path, layer, role in parts:
+            height = -1 if path.startswith("embedding") else layers if layer is None else layer
+            level = -2 + (0.8 * (height - layers) if failed else 0.1 * height)
+            for kind, factor in (("weight", 1.0), ("bias", 1e-3)):
+                norm = factor * 10 ** (level + rng.normal(0, 0.1))
+                rows.append(
+                    {
+                        "step": step,
+                        "component": f"{path}.{kind}",
+                        "layer": layer,
+                        "role": role,
+                        "kind": kind,
+                        "norm": norm,
+                    }
+                )
+    fields = [("step", pa.int32()), ("component", pa.string()), ("layer", pa.int32()), ("role", pa.string())]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("kind", pa.string()), ("norm", pa.float32())]))
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> MakeStudy:
+    """Make a study's folder: ``fates`` gives for each method what became of seeds 1, 2, ..., on every task and model."""
+
+    def make(
+        fates: dict[str, Sequence[Fate]],
+        *,
+        tasks: Sequence[str] = ("rte",),
+        models: Sequence[str] = ("tiny",),
+        tables: Sequence[str] = ("log", "norms"),
+        fingerprint: str = "d" * 16,
+        error: str = "Traceback (most recent call last):\nValueError: no such thing",
+    ) -> Path:
+        seeds = max(map(len, fates.values()))
+        plan = Plan(tasks=[{"name": task} for task in tasks], models=list(models), methods=list(fates), seeds=seeds)
+        folder, rng = StudyFolder(tmp_path / "study"), np.random.default_rng(0)
+        folder.path.mkdir(exist_ok=True)
+        specs = [
+            RunSpec(
+                task=task.name,
+                data_fingerprint=fingerprint,
+                model=model,
+                model_fingerprint="m" * 16,
+                method=method,
+                seed=seed,
+                training=plan.training,
+            )
+            for task, model, method, seed in plan.grid()
+        ]
+        with closing(Store(folder.store)) as store:
+            store.save_plan(plan, specs)
+            for spec in specs:
+                fate = fates[spec.method][spec.seed - 1]
+                if fate in ("queued", "running", "error", "lost"):
+                    store.finish(spec.id, fate, error=error if fate == "error" else None)
+                    continue
+                made = {"log": log, "norms": norms}
+                folder.write_run(spec.id, {name: made[name](fate, rng) for name in tables})
+                store.finish(spec.id, "diverged" if fate == "diverged" else "done", outcome=outcome(fate))
+        return folder.path
+
+    return make

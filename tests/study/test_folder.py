@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from evenkeel.errors import StoreError
+from evenkeel.study import StudyFolder
+
+TABLES = {"log": pa.table({"step": [1, 2]}), "norms": pa.table({"norm": [0.5]})}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    made = StudyFolder(tmp_path / "study")
+    made.create()
+    return made
+
+
+def files(folder: StudyFolder) -> list[str]:
+    return sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
+
+
+def test_tables_come_back(folder: StudyFolder) -> None:
+    folder.write_run("a", TABLES)
+    assert files(folder) == ["runs", "runs/a", "runs/a/log.parquet", "runs/a/norms.parquet"]
+    table = folder.read_run("a", "log")
+    assert table is not None
+    assert table.equals(TABLES["log"])
+    assert folder.read_run("a", "predictions") is None
+    assert folder.read_run("b", "log") is None
+
+
+def test_a_run_that_was_written_and_not_recorded_is_replaced(folder: StudyFolder) -> None:
+    folder.write_run("a", TABLES)
+    folder.write_run("a", {"log": pa.table({"step": [7]})})
+    table = folder.read_run("a", "log")
+    assert table is not None
+    assert table["step"].to_pylist() == [7]
+    assert folder.read_run("a", "norms") is None
+
+
+@pytest.mark.parametrize("fails", ["os.replace", "pyarrow.parquet.write_table"])
+def test_nothing_is_half_written(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr({"os.replace": os, "pyarrow.parquet.write_table": pa.parquet}[fails], fails.split(".")[-1], fail)
+    with pytest.raises(StoreError, match=r"results of run a cannot be written .*No space left on device.*same command"):
+        folder.write_run("a", TABLES)
+    assert files(folder) == ["runs"]
+    assert folder.read_run("a", "log") is None
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").touch()
+    StudyFolder(tmp_path).create()  # hidden files are nobody's work
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(StoreError, match="holds something that is no study; choose a new or an empty folder with --out"):
+        StudyFolder(tmp_path).create()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/evenkeel")):
+        with pytest.raises(StoreError, match=r"cannot be written \(.+\); choose another with --out"):
+            StudyFolder(path).create()
+
+
+def test_the_lock_keeps_a_second_driver_out(folder: StudyFolder) -> None:
+    with (
+        folder.lock(),
+        pytest.raises(StoreError, match="another process is working on the study .*evenkeel status"),
+        StudyFolder(folder.path).lock(),
+    ):
+        pass
+    with folder.lock():  # free again
+        pass
