@@ -27,7 +27,7 @@ from evenkeel.tasks.grammar import VOCABULARY, pairs, sentences
 OUT = Path(__file__).parents[1] / "src" / "evenkeel" / "models" / "tiny"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 POSITIONS = 64
-MASKED = 0.15  # share of words that the model must guess
+MASKED = 0.2  # share of words that the model must guess
 POOL = 100  # batches that are sorted by length together
 HELD_OUT = 500  # sentences and pairs that the final loss is measured on
 
@@ -60,8 +60,16 @@ def make_model(layers: int, width: int, heads: int) -> BertForMaskedLM:
         intermediate_size=4 * width,
         max_position_embeddings=POSITIONS,
         pad_token_id=0,
+        initializer_range=width**-0.5,  # BERT's .02 is for its width; here attention would start nearly flat
+        hidden_dropout_prob=0.0,  # the text is endless, and dropout delays copying from one sentence to the other
+        attention_probs_dropout_prob=0.0,
     )
-    return BertForMaskedLM(config)
+    model = BertForMaskedLM(config)
+    usual = BertConfig()  # for fine-tuning, and for the head that it draws
+    config.initializer_range = usual.initializer_range
+    config.hidden_dropout_prob = usual.hidden_dropout_prob
+    config.attention_probs_dropout_prob = usual.attention_probs_dropout_prob
+    return model
 
 
 def batches(
@@ -110,8 +118,9 @@ def train(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> tu
     """Pretrain and return the model and its held-out loss."""
     torch.manual_seed(options.seed)
     model = make_model(options.layers, options.width, options.heads).train()
-    texts = [*sentences(options.texts, seed=options.seed), *pairs(options.texts, seed=options.seed)]
-    stream, generator = batches(texts, tokenizer, options.batch, options.seed), torch.Generator().manual_seed(options.seed)
+    texts = [*sentences(options.texts // 3, seed=options.seed), *pairs(options.texts, seed=options.seed)]
+    stream = batches(texts, tokenizer, options.batch, options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, options.steps // 20, options.steps)
     began, recent = time.monotonic(), []
@@ -134,11 +143,14 @@ def save(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path, 
     count = sum(parameter.numel() for parameter in model.bert.parameters())
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
+    for path in out.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone, and a package's data is for everybody
     config = model.config
     card = f"""# tiny: a BERT pretrained on evenkeel's embedded grammar
 
-{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, feed-forward {config.intermediate_size}, \
-{POSITIONS} positions, {config.vocab_size} tokens; {count:,} encoder weights, stored as float16.
+{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, \
+feed-forward {config.intermediate_size}, {POSITIONS} positions, {config.vocab_size} tokens;
+{count:,} encoder weights, stored as float16.
 Load it with `dtype=torch.float32`. The pooler and the classifier are not in it: they start from the run's own seed.
 
 - Made by: `{command}`
@@ -154,15 +166,17 @@ tokenizers {tokenizers.__version__}; {platform.machine()} CPU.
 def main() -> None:
     """Parse the command line, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"steps": 3000, "batch": 64, "layers": 6, "width": 128, "heads": 4, "texts": 60000, "seed": 0}.items():
+    numbers = {"steps": 3000, "batch": 64, "layers": 6, "width": 128, "heads": 4, "texts": 60000, "seed": 0}
+    for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate, default 1e-3")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write, default the package's own")
     options = parser.parse_args()
     tokenizer = make_tokenizer()
     model, loss = train(options, tokenizer)
-    given = {name: value for name, value in vars(options).items() if name != "out" and value != parser.get_default(name)}
-    command = " ".join(["python scripts/pretrain_tiny.py", *(f"--{name} {value}" for name, value in given.items())])
+    changed = [name for name, value in vars(options).items() if name != "out" and value != parser.get_default(name)]
+    given = [f"--{name} {getattr(options, name)}" for name in changed]
+    command = " ".join(["python scripts/pretrain_tiny.py", *given])
     save(model, tokenizer, options.out, loss, command)
     print(f"held-out loss {loss:.3f}; written to {options.out}")
 

@@ -41,8 +41,9 @@ def test_the_fingerprint_is_of_the_content(small_model: Path, copy: Path) -> Non
     assert find_model(str(copy)).fingerprint == known
     (copy / "notes.txt").write_text("anything", encoding="utf-8")
     assert find_model(str(copy)).fingerprint == known
-    with (copy / "model.safetensors").open("ab") as file:
-        file.write(b"x")
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
     assert find_model(str(copy)).fingerprint != known
 
 
@@ -126,12 +127,23 @@ def test_the_longest_text_is_what_model_and_tokenizer_take(small_model: Path, co
     assert longest_text(source, tokenizer) == POSITIONS - 2
 
 
-def test_a_damaged_model_is_refused(copy: Path) -> None:
-    (copy / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match="the model in '.*copy' cannot be loaded"):
-        load_classifier(find_model(str(copy)), ("a", "b"), seed=0)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (copy / name).unlink()
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_damaged_weights_are_refused(copy: Path, kept: int) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(ModelError, match="weights '.*model.safetensors' are damaged .*; copy or download them again"):
+        find_model(str(copy))
+
+
+def test_a_model_without_a_tokenizer_is_refused(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer_config.json").unlink()  # transformers would make up a tokenizer that knows no word
+    with pytest.raises(ModelError, match="the tokenizer of 'copy' knows no words, so its files are missing; give"):
+        load_tokenizer(find_model(str(copy)))
+
+
+def test_a_damaged_tokenizer_is_refused(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="the model in '.*copy' cannot be loaded"):
         load_tokenizer(find_model(str(copy)))
 

@@ -11,12 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evenkeel.study import Plan, RunSpec, Store, StudyFolder
+from evenkeel.study import Plan, RunRecord, RunSpec, Store, StudyFolder
 
 Fate = float | str  # a score, or a status other than done
+MakeRuns = Callable[..., tuple[Plan, list[RunRecord]]]
 MakeStudy = Callable[..., Path]
 
 MAJORITY = 0.55
+LEARNT = 0.58  # scores below it are failed runs
+UNFINISHED = ("queued", "running", "error", "lost")
+ERROR = "Traceback (most recent call last):\n  somewhere\nValueError: <b>no such thing</b>"
 ROLES = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out", "norm")
 
 
@@ -29,7 +33,7 @@ def outcome(fate: Fate) -> dict[str, Any]:
         "accuracy": {"validation": score},
         "majority": {"validation": MAJORITY},
         "constant": score == MAJORITY,
-        "failed": score is None or score < 0.58,
+        "failed": score is None or score < LEARNT,
         "failed_by_majority": score is None or score <= MAJORITY,
         "steps": 300,
         "wall_seconds": 12.5,
@@ -43,7 +47,7 @@ def log(fate: Fate, rng: np.random.Generator) -> pa.Table:
     steps = np.arange(5, 301, 5)[: 20 if fate == "diverged" else None]
     floor = (
         0.69
-        if fate == "diverged" or float(fate) < 0.58
+        if fate == "diverged" or float(fate) < LEARNT
         else 0.69 - 0.5 * (float(fate) - 0.5) * (1 - np.exp(-steps / 80)) * 4
     )
     losses = floor + rng.normal(0, 0.015, steps.size)
@@ -56,7 +60,7 @@ def log(fate: Fate, rng: np.random.Generator) -> pa.Table:
 
 def norms(fate: Fate, rng: np.random.Generator, *, layers: int = 4) -> pa.Table:
     """Norms of a small model; in a failed run the lower layers hardly get a gradient. Biases are a thousandth."""
-    failed = fate == "diverged" or float(fate) < 0.58
+    failed = fate == "diverged" or float(fate) < LEARNT
     parts: list[tuple[str, int | None, str]] = [("embedding.word", None, "embedding"), ("embedding.norm", None, "norm")]
     parts += [(f"layer.{layer}.{role}", layer, role) for layer in range(layers) for role in ROLES]
     parts += [("pooler", None, "pooler"), ("head", None, "head")]
@@ -81,45 +85,74 @@ def norms(fate: Fate, rng: np.random.Generator, *, layers: int = 4) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("kind", pa.string()), ("norm", pa.float32())]))
 
 
+def plan_and_specs(
+    fates: dict[str, Sequence[Fate]], *, tasks: Sequence[str] = ("rte",), models: Sequence[str] = ("tiny",)
+) -> tuple[Plan, list[RunSpec]]:
+    plan = Plan(
+        tasks=[{"name": task} for task in tasks],
+        models=list(models),
+        methods=list(fates),
+        seeds=max(map(len, fates.values())),
+    )
+    specs = [
+        RunSpec(
+            task=task.name,
+            data_fingerprint="d" * 16,
+            model=model,
+            model_fingerprint="m" * 16,
+            method=method,
+            seed=seed,
+            training=plan.training,
+        )
+        for task, model, method, seed in plan.grid()
+        if seed <= len(fates[method])
+    ]
+    return plan, specs
+
+
+@pytest.fixture(scope="session")
+def make_runs() -> MakeRuns:
+    """Make a plan and its runs: ``fates`` gives for each method what became of seeds 1, 2, ..."""
+
+    def make(fates: dict[str, Sequence[Fate]], **names: Sequence[str]) -> tuple[Plan, list[RunRecord]]:
+        plan, specs = plan_and_specs(fates, **names)
+        runs = []
+        for spec in specs:
+            fate = fates[spec.method][spec.seed - 1]
+            status = fate if fate in UNFINISHED or fate == "diverged" else "done"
+            runs.append(
+                RunRecord(
+                    id=spec.id,
+                    spec=spec,
+                    status=status,
+                    attempts=1,
+                    outcome={} if status in UNFINISHED else outcome(fate),
+                    error=ERROR if status == "error" else None,
+                )
+            )
+        return plan, runs
+
+    return make
+
+
 @pytest.fixture
-def make_study(tmp_path: Path) -> MakeStudy:
-    """Make a study's folder: ``fates`` gives for each method what became of seeds 1, 2, ..., on every task and model."""
+def make_study(tmp_path: Path, make_runs: MakeRuns) -> MakeStudy:
+    """Make a study's folder, with the tables that are named."""
 
     def make(
-        fates: dict[str, Sequence[Fate]],
-        *,
-        tasks: Sequence[str] = ("rte",),
-        models: Sequence[str] = ("tiny",),
-        tables: Sequence[str] = ("log", "norms"),
-        fingerprint: str = "d" * 16,
-        error: str = "Traceback (most recent call last):\nValueError: no such thing",
+        fates: dict[str, Sequence[Fate]], *, tables: Sequence[str] = ("log", "norms"), **names: Sequence[str]
     ) -> Path:
-        seeds = max(map(len, fates.values()))
-        plan = Plan(tasks=[{"name": task} for task in tasks], models=list(models), methods=list(fates), seeds=seeds)
+        plan, runs = make_runs(fates, **names)
         folder, rng = StudyFolder(tmp_path / "study"), np.random.default_rng(0)
-        folder.path.mkdir(exist_ok=True)
-        specs = [
-            RunSpec(
-                task=task.name,
-                data_fingerprint=fingerprint,
-                model=model,
-                model_fingerprint="m" * 16,
-                method=method,
-                seed=seed,
-                training=plan.training,
-            )
-            for task, model, method, seed in plan.grid()
-        ]
+        folder.path.mkdir()
         with closing(Store(folder.store)) as store:
-            store.save_plan(plan, specs)
-            for spec in specs:
-                fate = fates[spec.method][spec.seed - 1]
-                if fate in ("queued", "running", "error", "lost"):
-                    store.finish(spec.id, fate, error=error if fate == "error" else None)
-                    continue
-                made = {"log": log, "norms": norms}
-                folder.write_run(spec.id, {name: made[name](fate, rng) for name in tables})
-                store.finish(spec.id, "diverged" if fate == "diverged" else "done", outcome=outcome(fate))
+            store.save_plan(plan, [run.spec for run in runs])
+            for run in runs:
+                store.finish(run.id, run.status, outcome=run.outcome or None, error=run.error)
+                if run.finished:
+                    fate = fates[run.spec.method][run.spec.seed - 1]
+                    made = {"log": log, "norms": norms}
+                    folder.write_run(run.id, {name: made[name](fate, rng) for name in tables})
         return folder.path
 
     return make

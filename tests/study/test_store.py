@@ -63,12 +63,14 @@ def test_everything_comes_back(store: Store, path: Path) -> None:
     assert (queued.status, queued.attempts, queued.finished) == ("queued", 0, False)
 
 
-def test_only_what_has_no_result_is_queued_again(store: Store) -> None:
+def test_only_what_is_named_is_queued_again(store: Store) -> None:
     for run, status in ((FIRST, "diverged"), (SECOND, "lost")):
         store.start(run)
         store.finish(run, status, outcome={} if status == "diverged" else None)  # type: ignore[arg-type]
     store.start(THIRD)
-    store.requeue_unfinished()
+    store.requeue("running", "error")
+    assert states(store) == [("diverged", 1), ("lost", 1), ("queued", 1)]
+    store.requeue("lost")
     assert states(store) == [("diverged", 1), ("queued", 1), ("queued", 1)]
 
 

@@ -27,7 +27,8 @@ def check_max_norm(max_norm: MaxNorm) -> None:
     for pattern, number in numbers.items():
         if not isinstance(pattern, str):
             raise ThresholdError(
-                f"max_norm names {pattern!r}, which is no text; name a role ('query') or a pattern on paths ('layer.3.*')"
+                f"max_norm names {pattern!r}, which is no text; name a role ('query') or a pattern on paths "
+                "('layer.3.*')"
             )
         if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:  # refuses NaN too
             raise ThresholdError(

@@ -11,7 +11,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+from transformers import (
+    SchedulerType,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    get_scheduler,
+)
 
 from evenkeel.clipping import ClipResult, MaxNorm, check_max_norm, clip_grad_norm_
 from evenkeel.errors import GradientError, MethodError
@@ -224,8 +232,9 @@ class MethodTrainer(Trainer):
 
     def _phased_scheduler(self, plain: torch.optim.lr_scheduler.LRScheduler) -> LambdaLR:
         if not isinstance(plain, LambdaLR):
+            kind = SchedulerType(self.args.lr_scheduler_type).value
             raise MethodError(
-                f"{self.mix.name} trains in phases, and the schedule '{self.args.lr_scheduler_type}' cannot start anew "
+                f"{self.mix.name} trains in phases, and the schedule '{kind}' cannot start anew "
                 "in each; use 'linear', 'cosine' or 'constant'"
             )
         factors = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, TypeVar
 
 from evenkeel.errors import ComponentError, unknown_name
@@ -69,14 +69,13 @@ def _label(by: By, group: Hashable, members: list[Component]) -> str:
 def _merged(label: str, members: list[Component]) -> Component:
     """Keep the role, layer and kind that all members share, else None."""
     size = sum(part.size for part in members)
-    kinds: list[Literal["weight", "bias"] | None] = [part.kind for part in members]
     return Component(
         name=label,
         path=label,
         stack=_shared([part.stack for part in members]),
         layer=_shared([part.layer for part in members]),
         role=_shared([part.role for part in members]),
-        kind=_shared(kinds),
+        kind=_shared([part.kind for part in members]),
         shape=(size,),
         size=size,
         aliases=tuple(alias for part in members for alias in part.aliases),
@@ -84,5 +83,5 @@ def _merged(label: str, members: list[Component]) -> Component:
     )
 
 
-def _shared(values: list[T]) -> T | None:
+def _shared(values: Sequence[T | None]) -> T | None:
     return values[0] if all(value == values[0] for value in values) else None

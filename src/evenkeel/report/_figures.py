@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import plotly.colors
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ BAND = "rgba(0, 114, 178, 0.22)"
 GREY, FAINT = "#808890", "rgba(128, 136, 144, 0.28)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 MARGIN = {"l": 10, "r": 14, "t": 12, "b": 10}
+COLOURS = plotly.colors.sequential.Cividis[1:]  # the darkest one is lost on a dark page
 LONGEST = 44  # characters of a name, or it would leave a telephone's screen
 
 
@@ -42,7 +44,7 @@ def label(text: str, longest: int = LONGEST) -> str:
         ('&lt;b&gt;', 'component…')
     """
     text = " ".join(text.split())
-    return html.escape(text if len(text) <= longest else text[: longest - 1] + "…")
+    return html.escape(text if len(text) <= longest else text[: longest - 1] + "…", quote=False)
 
 
 def draw_scores(strips: Sequence[Strip], *, metric: str, majority: float) -> go.Figure:
@@ -133,7 +135,7 @@ def draw_norms(norms: NormMap, *, failed: bool, span: tuple[float, float]) -> go
             zmax=span[1],
             text=texts,
             hovertemplate="%{text}<extra></extra>",
-            colorscale="Cividis",
+            colorscale=COLOURS,
             xgap=1,
             ygap=1,
             colorbar={"title": {"text": "log10"}, "thickness": 10, "outlinewidth": 0},

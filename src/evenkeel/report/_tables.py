@@ -43,11 +43,11 @@ def table_title(row: Row) -> str:
 def how_counted() -> str:
     """Explain the columns in plain words."""
     return (
-        "Scores of the validation part; std over seeds (n - 1); s/run: median seconds. failed: predictions agree with the "
-        "labels no better than chance (one-sided test, p > .05). <=maj: not above the majority score, that of always "
-        "answering the commonest label; depending on the metric, this line fails runs that learnt or passes runs that "
-        "did not. div.: diverged, the loss or the predictions became NaN or infinite; such a run has no score and counts "
-        "as failed by both lines."
+        "Scores of the validation part; std over seeds (n - 1); s/run: median seconds. failed: predictions agree with "
+        "the labels no better than chance (one-sided test, p > .05). <=maj: not above the majority score, that of "
+        "always answering the commonest label; depending on the metric, this line fails runs that learnt or passes "
+        "runs that did not. div.: diverged, the loss or the predictions became NaN or infinite; such a run has no "
+        "score and counts as failed by both lines."
     )
 
 

@@ -91,8 +91,9 @@ class Study:
             finished = {run.id for run in store.runs() if run.finished}
             waiting = [job for job in jobs if job.spec.id not in finished]
             try:
-                for report in self._reports(engine, waiting, store):
-                    on_report(report)
+                with closing(self._reports(engine, waiting, store)) as reports:  # an error below stops the engine first
+                    for report in reports:
+                        on_report(report)
             finally:
                 store.requeue("running")  # interrupted: nothing is running any more
             wanted = {job.spec.id for job in jobs}
@@ -127,7 +128,8 @@ class Study:
             if (spec.task, spec.model, spec.data_fingerprint, spec.model_fingerprint) not in now:
                 raise StoreError(
                     f"the folder '{self.folder.path}' holds runs on another version of the files of task "
-                    f"{spec.task} or model {spec.model}, which were changed since; put them back, or choose another folder with --out"
+                    f"{spec.task} or model {spec.model}, which were changed since; put them back, or choose another "
+                    "folder with --out"
                 )
 
     def _reports(self, engine: Engine, jobs: list[Job], store: Store) -> Generator[Report, None, None]:

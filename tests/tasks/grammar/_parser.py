@@ -1,4 +1,4 @@
-"""A second opinion on acceptability: a chart parser (CYK on spans) with a grammar written down as rules.
+"""A second opinion on acceptability: a chart parser with a grammar written down as rules.
 
 The package recognises sentences by one regular expression over classes of words. Here is a context-free grammar of the
 sentences that the generator is meant to make, and no generosity: what it accepts must be acceptable.
@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from functools import cache
 
-PEOPLE = "baker dentist farmer lawyer neighbor painter sailor singer student tailor teacher writer".split()
-PLACES = "castle forest garden harbor market station tower village".split()
-DOING_TO = "admire blame greet invite praise rescue thank trust".split()
-DOING = "dance laugh rest sing sleep smile wait work".split()
+PEOPLE = [
+    "baker",
+    "dentist",
+    "farmer",
+    "lawyer",
+    "neighbor",
+    "painter",
+    "sailor",
+    "singer",
+    "student",
+    "tailor",
+    "teacher",
+    "writer",
+]
+PLACES = ["castle", "forest", "garden", "harbor", "market", "station", "tower", "village"]
+DOING_TO = ["admire", "blame", "greet", "invite", "praise", "rescue", "thank", "trust"]
+DOING = ["dance", "laugh", "rest", "sing", "sleep", "smile", "wait", "work"]
 
 WORDS: dict[str, set[str]] = {
     "Det1": {"the", "every", "this"},
@@ -24,9 +37,9 @@ WORDS: dict[str, set[str]] = {
     "I1": {f"{verb}s" for verb in DOING},
     "I2": set(DOING),
     "Part": {verb + ("d" if verb[-1] == "e" else "ed") for verb in DOING_TO},
-    "Adj": set("clever gentle happy old tall young".split()),
-    "Adv": set("calmly gladly openly proudly".split()),
-    "Prep": set("behind in near outside".split()),
+    "Adj": {"clever", "gentle", "happy", "old", "tall", "young"},
+    "Adv": {"calmly", "gladly", "openly", "proudly"},
+    "Prep": {"behind", "in", "near", "outside"},
     "Be1": {"is"},
     "Be2": {"are"},
     **{word: {word} for word in ("the", "from", "who", "by", ".")},
@@ -48,9 +61,7 @@ def _rules() -> dict[str, list[list[str]]]:
         rules[f"NP{number}"] = [[f"Short{number}"], [f"Short{number}", "who", f"Rel{number}"]]
         for phrase, person in (("VP", "NP"), ("RelVP", "Short")):
             rules[f"{phrase}{number}"] = [
-                [*adverb, *verb]
-                for adverb in ([], ["Adv"])
-                for verb in ([f"I{number}"], [f"T{number}", person])
+                [*adverb, *verb] for adverb in ([], ["Adv"]) for verb in ([f"I{number}"], [f"T{number}", person])
             ] + [[f"Be{number}", *adverb, "Part", "by", person] for adverb in ([], ["Adv"])]
         rules[f"Rel{number}"] = [[f"RelVP{number}"]] + [
             [f"Short{other}", *adverb, f"T{other}"] for other in "12" for adverb in ([], ["Adv"])

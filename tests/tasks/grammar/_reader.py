@@ -6,12 +6,29 @@ to words.
 
 from __future__ import annotations
 
-VERBS = "admire blame greet invite praise rescue thank trust dance laugh rest sing sleep smile wait work".split()
+VERBS = [
+    "admire",
+    "blame",
+    "greet",
+    "invite",
+    "praise",
+    "rescue",
+    "thank",
+    "trust",
+    "dance",
+    "laugh",
+    "rest",
+    "sing",
+    "sleep",
+    "smile",
+    "wait",
+    "work",
+]
 FORMS = {verb: verb for verb in VERBS} | {f"{verb}s": verb for verb in VERBS}
 PARTICIPLES = {(f"{verb}d" if verb[-1] == "e" else f"{verb}ed"): verb for verb in VERBS[:8]}
-ADJECTIVES = set("clever gentle happy old tall young".split())
-ADVERBS = set("calmly gladly openly proudly".split())
-PREPOSITIONS = set("behind in near outside".split())
+ADJECTIVES = {"clever", "gentle", "happy", "old", "tall", "young"}
+ADVERBS = {"calmly", "gladly", "openly", "proudly"}
+PREPOSITIONS = {"behind", "in", "near", "outside"}
 
 Facts = frozenset[tuple[str, ...]]
 

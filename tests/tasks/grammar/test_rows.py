@@ -51,18 +51,16 @@ def test_labels_are_balanced_as_documented(task: str, ones: float, part: Any) ->
 
 @pytest.mark.parametrize("task", TASKS)
 def test_parts_share_no_text_whatever_the_seed(task: str) -> None:
-    train, validation, test = (
-        flat(rows(task, part, seed=seed)) for seed, part in zip((0, 1, 2), PARTS, strict=True)
-    )
+    train, validation, test = (flat(rows(task, part, seed=seed)) for seed, part in zip((0, 1, 2), PARTS, strict=True))
     assert not train & validation
     assert not train & test
     assert not validation & test
 
 
 def test_pretraining_text_is_in_no_validation_or_test_part() -> None:
-    pretraining = {*sentences(5000, seed=0), *(text for pair in pairs(5000, seed=0) for text in pair)}
+    pretraining = {*sentences(2000, seed=0), *(text for pair in pairs(2000, seed=0) for text in pair)}
     for task in TASKS:
-        assert not pretraining & (flat(rows(task, "validation", n=2000)) | flat(rows(task, "test", n=2000)))
+        assert not pretraining & (flat(rows(task, "validation")) | flat(rows(task, "test")))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -95,7 +93,7 @@ print(hashlib.sha256(json.dumps(made).encode()).hexdigest())
 def test_the_same_text_on_every_machine(hash_seed: str) -> None:
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "@@DIGEST@@"
+    assert done.stdout.strip() == "1dbd6b857e1efeb4d0b4347832078e233b3b75a65a806be2616b7d93fde4b329"
 
 
 def test_every_word_is_in_the_vocabulary_and_every_word_occurs() -> None:
@@ -138,15 +136,12 @@ def test_both_texts_of_a_pair_are_sentences(task: str) -> None:
 
 @pytest.mark.parametrize("task", PAIR_TASKS)
 def test_new_words_alone_do_not_solve_a_pair(task: str) -> None:
-    """A rule that only looks for words of the second sentence that the first lacks stays far below every label right."""
+    """A rule that only counts words of the second sentence that the first lacks is often wrong."""
     table = rows(task, "train")
     new = [len(set(second.split()) - set(first.split())) for first, second in texts(table)]
-    right = {
-        (most, turned): sum(((count > most) != turned) == label for count, label in zip(new, table["label"], strict=True))
-        for most in range(8)
-        for turned in (False, True)
-    }
-    assert max(right.values()) < 0.8 * len(new)
+    for most in range(8):
+        right = sum((count > most) == label for count, label in zip(new, table["label"], strict=True))
+        assert 0.2 < right / len(new) < 0.8, most
 
 
 @pytest.mark.parametrize("task", PAIR_TASKS)
@@ -162,7 +157,7 @@ def test_length_tells_little(task: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"task": "acceptabilty", "part": "train"}, "unknown embedded task 'acceptabilty': did you mean 'acceptability'"),
+        ({"task": "acceptabilty", "part": "train"}, "unknown embedded task .*did you mean 'acceptability'"),
         ({"task": "entailment", "part": "dev"}, "unknown part 'dev'"),
         ({"task": "entailment", "part": "test", "n": 0}, "n must be a whole number from 1 to 100000, but got 0"),
         ({"task": "entailment", "part": "test", "n": 2.0}, "but got 2.0"),

@@ -124,7 +124,7 @@ def _new_adjective(draw: Draw, sentence: Sentence, people: tuple[Person, ...]) -
 
 
 def _with_people(sentence: Sentence, instead: dict[Person, Person], *, events: str) -> Sentence:
-    """Replace people in the main event, the relative one or both; unchanged where the two would then not hang together."""
+    """Replace people in the main event, the relative one or both; not where the two would then fall apart."""
 
     def changed(event: Event) -> Event:
         patient = None if event.patient is None else instead.get(event.patient, event.patient)

@@ -63,7 +63,7 @@ def _predicate(intransitive: str, transitive: str, auxiliary: str, person: str) 
 
 
 def _noun_phrases(depth: int) -> tuple[str, str]:
-    """Return the expressions of singular and plural noun phrases with relative clauses nested at most ``depth`` deep."""
+    """Return the expressions of singular and plural noun phrases; relative clauses nest at most ``depth`` deep."""
     if depth == 0:
         return _SINGULAR_HEAD + _ORIGIN, _PLURAL_HEAD + _ORIGIN
     one, many = _noun_phrases(depth - 1)

@@ -23,6 +23,8 @@ _DRAW: dict[str, Callable[[Draw, int], tuple[str, ...]]] = {
 _SIZES = {"train": 1000, "validation": 500, "test": 500}
 _BLOCK = 50  # labels are balanced in every block of so many rows
 _ONES = {"acceptability": 29, "entailment": 24, "paraphrase": 29}  # rows of a block that are labelled 1
+_TOGETHER = {"entailment": 0, "paraphrase": 1}  # the label of pairs that go together
+_COHERENT = 0.9  # share of such pairs in pretraining
 _MOST = 100_000  # rows; far below what the grammar can say, so that no part runs dry
 
 
@@ -60,8 +62,8 @@ def rows(
         raise DataError(unknown_name("part", part, PARTS))
     n = _SIZES[part] if n is None else n
     _check(n, seed)
-    draw = Draw("rows", task, part, seed)
-    labels = list(islice(_labels(draw, _ONES[task]), n))
+    labels = list(islice(_labels(Draw("labels", task, part, seed), _ONES[task]), n))
+    draw = Draw("rows", task, part, seed)  # apart from the labels' draws: what is drawn does not depend on n
     seen: set[tuple[str, ...]] = set()
     texts = [_fresh(draw, task, part, label, seen) for label in labels]
     names = ("sentence",) if task == "acceptability" else ("sentence1", "sentence2")
@@ -94,7 +96,10 @@ def sentences(n: int, *, seed: int) -> list[str]:
 
 
 def pairs(n: int, *, seed: int) -> list[tuple[str, str]]:
-    """Return pairs of sentences for pretraining: those of entailment and paraphrase in turn, labels thrown away.
+    """Return pairs of sentences for pretraining: as in entailment and paraphrase in turn, without labels.
+
+    As neighbours in real text do, most of them go together: nine in ten, where the tasks have about half. So what a
+    masked word was can be read off the other sentence, and pretraining learns to look there.
 
     Args:
         n: number of pairs.
@@ -112,11 +117,11 @@ def pairs(n: int, *, seed: int) -> list[tuple[str, str]]:
     """
     _check(n, seed)
     draw = Draw("pairs", seed)
-    streams = [(task, _labels(draw, _ONES[task])) for task in ("entailment", "paraphrase")]
     found = []
     for index in range(n):
-        task, labels = streams[index % 2]
-        first, second = _of_part(draw, task, "train", next(labels))
+        task = ("entailment", "paraphrase")[index % 2]
+        together = _TOGETHER[task]
+        first, second = _of_part(draw, task, "train", together if draw.chance(_COHERENT) else 1 - together)
         found.append((first, second))
     return found
 

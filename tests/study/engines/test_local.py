@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evenkeel.errors import PlanError
+from evenkeel.study import RunRecord, Study, StudyFolder
+from evenkeel.study.engines import LocalEngine, Report
+from tests.study._small import InlineEngine, MakePlan, same_results, timeless
+
+LONG = {"epochs": 100_000.0, "record_every": 1_000_000}
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where workers keep the scratch folders of their runs: one is there while a run trains."""
+    path = tmp_path / "scratch"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return path
+
+
+def kill_in_mid_run(scratch: Path, deaths: int) -> threading.Thread:
+    """Kill a worker once it trains, so many times."""
+
+    def kill() -> None:
+        seen: set[Path] = set()
+        while len(seen) < deaths:
+            time.sleep(0.02)
+            new = set(scratch.glob("evenkeel-*")) - seen
+            if new:
+                (worker,) = multiprocessing.active_children()
+                os.kill(worker.pid or 0, signal.SIGKILL)
+                seen |= new
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def study_of(make_plan: MakePlan, tmp_path: Path, name: str = "study", **changes: object) -> Study:
+    return Study(make_plan(**changes), StudyFolder(tmp_path / name))
+
+
+def gone(pids: list[int], *, seconds: float = 15) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+
+
+# --- a grid on two workers
+
+
+Ran = tuple[StudyFolder, list[RunRecord], list[Report]]
+
+
+@pytest.fixture(scope="module")
+def ran(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    """Two methods and two seeds; one of the methods raises in its workers: its threshold is for a role that is not there."""
+    seen: list[Report] = []
+    study = study_of(make_plan, tmp_path_factory.mktemp("grid"))
+    runs = study.run(LocalEngine(workers=2), on_report=seen.append)
+    yield study.folder, runs, seen
+
+
+def test_every_job_starts_before_it_ends_and_ends_once(ran: Ran) -> None:
+    events: dict[str, list[str]] = {}
+    for report in ran[2]:
+        events.setdefault(report.job.spec.id, []).append(report.event)
+    assert list(events.values()) == [["started", "ended"]] * 4
+    assert [report.event for report in ran[2]][:2] == ["started", "started"]  # two at a time
+
+
+def test_no_worker_outlives_the_jobs(ran: Ran) -> None:
+    assert gone([worker.pid or 0 for worker in multiprocessing.active_children()])
+
+
+def test_workers_give_bit_for_bit_what_this_process_gives(ran: Ran, make_plan: MakePlan, tmp_path: Path) -> None:
+    here = study_of(make_plan, tmp_path)
+    runs = here.run(InlineEngine())
+    threads = {run.outcome["provenance"]["threads"] for run in ran[1]}
+    assert threads == {1}
+    if timeless(runs[0])["provenance"] == timeless(ran[1][0])["provenance"]:  # else sums are taken in another order
+        assert same_results(here.folder, ran[0], runs, ran[1])
+    assert [run.outcome["scores"] for run in runs] == [run.outcome["scores"] for run in ran[1]]
+
+
+# --- workers that die
+
+
+def test_a_worker_that_is_killed_loses_nothing(make_plan: MakePlan, tmp_path: Path, scratch: Path) -> None:
+    study = study_of(make_plan, tmp_path, methods=["full"], seeds=1, training={"epochs": 20.0})
+    killer = kill_in_mid_run(scratch, deaths=1)
+    events: list[str] = []
+    (run,) = study.run(LocalEngine(workers=1), on_report=lambda report: events.append(report.event))
+    killer.join()
+    assert events == ["started", "lost", "started", "ended"]
+    assert (run.status, run.attempts) == ("done", 2)
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_worker_again_and_again_is_lost(
+    make_plan: MakePlan, tmp_path: Path, scratch: Path
+) -> None:
+    study = study_of(make_plan, tmp_path, methods=["full"], seeds=1, training=LONG)
+    killer = kill_in_mid_run(scratch, deaths=3)
+    (run,) = study.run(LocalEngine(workers=1))
+    killer.join()
+    assert (run.status, run.attempts) == ("lost", 3)
+
+
+@pytest.mark.slow
+def test_an_idle_worker_that_is_killed_is_replaced(make_plan: MakePlan, tmp_path: Path) -> None:
+    study = study_of(make_plan, tmp_path, methods=["full"], seeds=2)
+
+    def kill_between_runs(report: Report) -> None:
+        if report.event == "ended" and report.job.spec.seed == 1:
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            worker.join()
+            time.sleep(0.5)  # until the pool has seen it
+
+    runs = study.run(LocalEngine(workers=1), on_report=kill_between_runs)
+    assert [(run.status, run.attempts) for run in runs] == [("done", 1), ("done", 1)]
+
+
+@pytest.mark.slow
+def test_a_run_that_raises_leaves_its_traceback(make_plan: MakePlan, tmp_path: Path) -> None:
+    # a threshold for a role that no component has is seen only when gradients are clipped
+    methods = ["component-clip:max_norm={expert_in*: 1}", "full"]
+    runs = study_of(make_plan, tmp_path, methods=methods, seeds=1).run(LocalEngine(workers=1))
+    assert [run.status for run in runs] == ["error", "done"]
+    assert "Traceback" in (runs[0].error or "")
+    assert "ThresholdError" in (runs[0].error or "")
+
+
+def test_an_interruption_ends_the_workers(make_plan: MakePlan, tmp_path: Path, scratch: Path) -> None:
+    workers: list[int] = []
+
+    def interrupt(_: Report) -> None:
+        workers.extend(worker.pid or 0 for worker in multiprocessing.active_children())
+        raise KeyboardInterrupt
+
+    study = study_of(make_plan, tmp_path, methods=["full"], seeds=1, training=LONG)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(LocalEngine(workers=1), on_report=interrupt)
+    assert len(workers) == 1
+    assert gone(workers)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_there_must_be_a_worker(workers: int) -> None:
+    with pytest.raises(PlanError, match=f"workers must be positive, but got {workers}; leave it out for one a core"):
+        LocalEngine(workers=workers)
+    assert LocalEngine().workers == len(os.sched_getaffinity(0))
