@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import random
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,14 +21,16 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, get_linear_schedule_with_warmup
 
-from evenkeel.tasks.grammar import VOCABULARY, pairs, sentences
+from evenkeel.tasks.grammar import VOCABULARY, WORD_CLASSES, pairs, sentences
 
 OUT = Path(__file__).parents[1] / "src" / "evenkeel" / "models" / "tiny"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 POSITIONS = 64
-MASKED = 0.2  # share of words that the model must guess
+HIDDEN, EXCHANGED = 0.1, 0.1  # shares of the words
+FIND = 5.0  # weight of finding against guessing: there are many words to look at and little to say of each
 POOL = 100  # batches that are sorted by length together
 HELD_OUT = 500  # sentences and pairs that the final loss is measured on
 
@@ -60,15 +63,11 @@ def make_model(layers: int, width: int, heads: int) -> BertForMaskedLM:
         intermediate_size=4 * width,
         max_position_embeddings=POSITIONS,
         pad_token_id=0,
-        initializer_range=width**-0.5,  # BERT's .02 is for its width; here attention would start nearly flat
-        hidden_dropout_prob=0.0,  # the text is endless, and dropout delays copying from one sentence to the other
+        hidden_dropout_prob=0.0,  # the text is endless, and dropout delays comparing one sentence with the other
         attention_probs_dropout_prob=0.0,
     )
     model = BertForMaskedLM(config)
-    usual = BertConfig()  # for fine-tuning, and for the head that it draws
-    config.initializer_range = usual.initializer_range
-    config.hidden_dropout_prob = usual.hidden_dropout_prob
-    config.attention_probs_dropout_prob = usual.attention_probs_dropout_prob
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = BertConfig().hidden_dropout_prob  # fine-tuning's
     return model
 
 
@@ -88,57 +87,94 @@ def batches(
                 yield dict(tokenizer.pad(chosen, return_tensors="pt"))
 
 
-def masked(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Hide words as BERT does: of those to guess, 80 % become ``[MASK]``, 10 % another word, 10 % stay."""
-    ids = batch["input_ids"]
-    chosen = (torch.rand(ids.shape, generator=generator) < MASKED) & (ids >= len(SPECIAL))
-    fate = torch.rand(ids.shape, generator=generator)
-    other = torch.randint(len(SPECIAL), len(SPECIAL) + len(VOCABULARY), ids.shape, generator=generator)
-    hidden = torch.where(chosen & (fate < 0.8), SPECIAL.index("[MASK]"), ids)
-    hidden = torch.where(chosen & (fate >= 0.9), other, hidden)
-    return {**batch, "input_ids": hidden, "labels": torch.where(chosen, ids, -100)}
+class Spoiler:
+    """Hides words for the model to guess, and exchanges others for it to find.
+
+    Of the words to guess half become ``[MASK]`` and half another word of their class: one of the same text if there is
+    one and chance will have it so, or else any. So the model must judge the words that it sees, against each other and
+    against the other sentence of a pair, as it will have to when it is fine-tuned.
+
+    Args:
+        tokenizer: gives the words their numbers.
+        seed: seeds the choices.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._draw = random.Random(seed)
+        self._mask = tokenizer.mask_token_id
+        classes = [tokenizer.convert_tokens_to_ids(list(words)) for words in WORD_CLASSES]
+        self._likes = {word: words for words in classes for word in words}
+
+    def __call__(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the batch with ``labels`` (the words to guess), and which tokens were exchanged, shape ``[B, T]``."""
+        ids = batch["input_ids"]  # [B, T]
+        fate = torch.rand(ids.shape, generator=self._generator).masked_fill(ids < len(SPECIAL), 1.0)
+        spoilt = ids.clone()
+        spoilt[fate < HIDDEN] = self._mask
+        for row, column in ((fate >= HIDDEN) & (fate < HIDDEN + EXCHANGED)).nonzero().tolist():
+            spoilt[row, column] = self._another(int(ids[row, column]), ids[row].tolist())
+        labels = torch.where(fate < HIDDEN + EXCHANGED, ids, -100)
+        return {**batch, "input_ids": spoilt, "labels": labels}, (spoilt != ids) & (spoilt != self._mask)
+
+    def _another(self, word: int, text: list[int]) -> int:
+        likes = self._likes.get(word, [word])
+        near = sorted({other for other in text if other in likes and other != word})
+        return self._draw.choice(near if near and self._draw.random() < 0.5 else likes)
 
 
-def held_out_loss(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, size: int) -> float:
-    """Return the masked-LM loss, nats per guessed word, on text of a seed that training does not use."""
+def losses(
+    model: BertForMaskedLM, finder: torch.nn.Linear, batch: dict[str, Tensor], exchanged: Tensor
+) -> list[Tensor]:
+    """Return the loss of guessing words and that of finding exchanged ones, in nats per word."""
+    output = model(**batch, output_hidden_states=True)
+    seen = batch["input_ids"] >= len(SPECIAL)
+    found = finder(output.hidden_states[-1]).squeeze(-1)
+    return [output.loss, binary_cross_entropy_with_logits(found[seen], exchanged[seen].float())]
+
+
+def held_out_losses(
+    model: BertForMaskedLM, finder: torch.nn.Linear, tokenizer: PreTrainedTokenizerFast, size: int
+) -> list[float]:
+    """Return both losses on text of a seed that training does not use."""
     texts = [*sentences(HELD_OUT, seed=-1), *pairs(HELD_OUT, seed=-1)]
-    stream, generator = batches(texts, tokenizer, size, seed=-1), torch.Generator().manual_seed(1)
+    stream, spoil = batches(texts, tokenizer, size, seed=1), Spoiler(tokenizer, seed=1)
     model.eval()
-    total, guessed = 0.0, 0
     with torch.no_grad():
-        for _ in range(len(texts) // size):
-            batch = masked(next(stream), generator)
-            count = int((batch["labels"] >= 0).sum())
-            total, guessed = total + float(model(**batch).loss) * count, guessed + count
+        each = [losses(model, finder, *spoil(next(stream))) for _ in range(len(texts) // size)]
     model.train()
-    return total / guessed
+    return torch.tensor(each).mean(0).tolist()
 
 
-def train(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> tuple[BertForMaskedLM, float]:
-    """Pretrain and return the model and its held-out loss."""
+def train(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> tuple[BertForMaskedLM, list[float]]:
+    """Pretrain and return the model and its held-out losses."""
     torch.manual_seed(options.seed)
     model = make_model(options.layers, options.width, options.heads).train()
-    texts = [*sentences(options.texts // 3, seed=options.seed), *pairs(options.texts, seed=options.seed)]
-    stream = batches(texts, tokenizer, options.batch, options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.01)
+    finder = torch.nn.Linear(options.width, 1)  # thrown away in the end
+    texts = [*sentences(options.texts // 2, seed=options.seed), *pairs(options.texts, seed=options.seed)]
+    stream, spoil = batches(texts, tokenizer, options.batch, options.seed), Spoiler(tokenizer, options.seed)
+    weights = [*model.parameters(), *finder.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=options.lr, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, options.steps // 20, options.steps)
     began, recent = time.monotonic(), []
     for step in range(1, options.steps + 1):
-        loss = model(**masked(next(stream), generator)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        guess, find = losses(model, finder, *spoil(next(stream)))
+        (guess + FIND * find).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        recent.append(float(loss.detach()))
+        recent.append([float(guess.detach()), float(find.detach())])
         if step % 100 == 0:
-            print(f"step {step}  loss {sum(recent) / len(recent):.3f}  {time.monotonic() - began:.0f} s", flush=True)
+            guessed, found = torch.tensor(recent).mean(0).tolist()
+            print(f"step {step}  guess {guessed:.3f}  find {found:.3f}  {time.monotonic() - began:.0f} s", flush=True)
             recent = []
-    return model, held_out_loss(model, tokenizer, options.batch)
+    return model, held_out_losses(model, finder, tokenizer, options.batch)
 
 
-def save(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path, loss: float, command: str) -> None:
+def save(
+    model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path, loss: list[float], command: str
+) -> None:
     """Write weights (float16), configuration, tokenizer and card."""
     count = sum(parameter.numel() for parameter in model.bert.parameters())
     model.half().save_pretrained(out)
@@ -155,7 +191,7 @@ Load it with `dtype=torch.float32`. The pooler and the classifier are not in it:
 
 - Made by: `{command}`
 - Text: `evenkeel.tasks.grammar.sentences` and `.pairs` (unlabelled); no text of a validation or test part.
-- Held-out masked-LM loss: {loss:.3f} nats per guessed word.
+- Held-out masked-LM loss: {loss[0]:.3f} nats per guessed word; loss of finding exchanged words {loss[1]:.3f} per word.
 - Versions: Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, \
 tokenizers {tokenizers.__version__}; {platform.machine()} CPU.
 - Made for studies of fine-tuning stability. It knows {len(VOCABULARY)} words and nothing about the world.
@@ -166,7 +202,7 @@ tokenizers {tokenizers.__version__}; {platform.machine()} CPU.
 def main() -> None:
     """Parse the command line, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = {"steps": 3000, "batch": 64, "layers": 6, "width": 128, "heads": 4, "texts": 60000, "seed": 0}
+    numbers = {"steps": 5000, "batch": 32, "layers": 6, "width": 128, "heads": 4, "texts": 60000, "seed": 0}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate, default 1e-3")
@@ -178,7 +214,7 @@ def main() -> None:
     given = [f"--{name} {getattr(options, name)}" for name in changed]
     command = " ".join(["python scripts/pretrain_tiny.py", *given])
     save(model, tokenizer, options.out, loss, command)
-    print(f"held-out loss {loss:.3f}; written to {options.out}")
+    print(f"held-out losses {loss[0]:.3f}, {loss[1]:.3f}; written to {options.out}")
 
 
 if __name__ == "__main__":

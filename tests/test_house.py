@@ -330,5 +330,7 @@ def test_the_wheel_installs_into_an_empty_environment(archives: tuple[Path, Path
     call(programs / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", archives[1])
     call(programs / "python", "-m", "pip", "check")
     assert evenkeel.__version__ in call(programs / "evenkeel", "--version")
-    assert "demo" in call(programs / "evenkeel", "demo", "--help")
+    told = call(programs / "evenkeel", "demo", "--seeds", "1", "--out", tmp_path / "demo")
+    assert all(method in told for method in ("full", "gradual-unfreezing", "component-clip"))
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 1_000_000
     shutil.rmtree(tmp_path / "venv")  # a gigabyte

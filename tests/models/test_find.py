@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.study._small import POSITIONS
 
 from evenkeel.errors import ModelError
 from evenkeel.models import TINY, find_model, load_classifier, load_tokenizer, longest_text, skeleton
 from evenkeel.partition import components
-from tests.study._small import POSITIONS
 
 
 @pytest.fixture
@@ -74,7 +74,10 @@ def test_a_model_that_is_not_there(name: str, said: str) -> None:
     ("missing", "said"),
     [
         ("config.json", "holds no config.json, so it is no pretrained model; give a folder that save_pretrained wrote"),
-        ("model.safetensors", r"holds no \*.safetensors, the only weights that are loaded .*save it with save_pretrained"),
+        (
+            "model.safetensors",
+            r"holds no \*.safetensors, the only weights that are loaded .*save it with save_pretrained",
+        ),
     ],
 )
 def test_a_folder_without_a_model(copy: Path, missing: str, said: str) -> None:

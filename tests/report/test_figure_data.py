@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evenkeel.report._figure_data import loss_curves, loss_range, norm_map, strip
-from evenkeel.report._results import cells
+from evenkeel.report._figure_data import NormMap, loss_curves, loss_range, norm_maps, strip
+from evenkeel.report._results import Cell, cells
 from evenkeel.study import StudyFolder, open_study
 
 
@@ -25,6 +25,11 @@ def make_cell(make_runs, tmp_path):
         return cells(plan, runs)[0], folder
 
     return make
+
+
+def norm_map(cell: Cell, folder: StudyFolder) -> NormMap:
+    (found,) = norm_maps([cell], folder)
+    return found
 
 
 def log(steps, losses) -> pa.Table:
@@ -132,6 +137,17 @@ def test_encoder_and_decoder_are_stacked(make_cell) -> None:
         "decoder layer 0",
         "decoder head",
     )
+
+
+def test_methods_share_rows_and_roles(make_runs, tmp_path) -> None:
+    plan, runs = make_runs({"a": [0.7], "b": [0.7], "c": ["queued"]})
+    places = [(0, "layer.0.query.weight", 0, "query"), (0, "layer.1.key.weight", 1, "key")]
+    for run, place in zip(runs, places, strict=False):
+        StudyFolder(tmp_path).write_run(run.id, {"norms": norms((*place, "weight", 0.1))})
+    maps = norm_maps(cells(plan, runs), StudyFolder(tmp_path))
+    assert {(one.rows, one.roles) for one in maps} == {(("layer 0", "layer 1"), ("query", "key"))}
+    held = [np.argwhere(np.isfinite(one.successful)).tolist() for one in maps]
+    assert held == [[[0, 0]], [[1, 1]], []]
 
 
 def test_a_stored_study_is_read_back(make_study) -> None:

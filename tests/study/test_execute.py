@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import fisher_exact
+from tests.study._small import MakePlan, rows, write_csv
 
 from evenkeel.errors import DataError
 from evenkeel.study import Plan, RunResult, Study, StudyFolder, execute
 from evenkeel.tasks import score
-from tests.study._small import MakePlan, rows, write_csv
 
 
 def first(plan: Plan, **options: Any) -> RunResult:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from tests.study._small import MakePlan, rows
 from transformers import TrainerCallback
 
 import evenkeel.study._finetune as module
 from evenkeel.errors import PlanError, StoreError
 from evenkeel.study import Plan, finetune_one
-from tests.study._small import MakePlan, rows
 
 # Plain transformers, in a process where evenkeel cannot be imported.
 PREDICT = """
@@ -114,12 +114,16 @@ def test_what_is_there_is_not_overwritten(plan: Plan, tmp_path: Path) -> None:
     for out in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(StoreError, match="exists and is not empty; choose a new folder with --out"):
             finetune_one(plan, out)
-    with pytest.raises(StoreError, match=r"notes.txt/below' cannot be written \(.*\); choose another folder with --out"):
+    with pytest.raises(
+        StoreError, match=r"notes.txt/below' cannot be written \(.*\); choose another folder with --out"
+    ):
         finetune_one(plan, tmp_path / "notes.txt" / "below")
 
 
 @pytest.mark.usefixtures("no_training")
 def test_one_model_comes_from_one_run(make_plan: MakePlan, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="the plan has 4 runs, and one model is to be kept; name one task, method and seed"):
+    with pytest.raises(
+        PlanError, match="the plan has 4 runs, and one model is to be kept; name one task, method and seed"
+    ):
         finetune_one(make_plan(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -49,7 +49,9 @@ def test_nothing_is_half_written(folder: StudyFolder, monkeypatch: pytest.Monkey
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr({"os.replace": os, "pyarrow.parquet.write_table": pa.parquet}[fails], fails.split(".")[-1], fail)
+    monkeypatch.setattr(
+        {"os.replace": os, "pyarrow.parquet.write_table": pa.parquet}[fails], fails.split(".")[-1], fail
+    )
     with pytest.raises(StoreError, match=r"results of run a cannot be written .*No space left on device.*same command"):
         folder.write_run("a", TABLES)
     assert files(folder) == ["runs"]
@@ -60,7 +62,9 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     StudyFolder(tmp_path).create()  # hidden files are nobody's work
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(StoreError, match="holds something that is no study; choose a new or an empty folder with --out"):
+    with pytest.raises(
+        StoreError, match="holds something that is no study; choose a new or an empty folder with --out"
+    ):
         StudyFolder(tmp_path).create()
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.study._small import POSITIONS, MakePlan, rows, write_csv
 
 from evenkeel.errors import DataError
 from evenkeel.study import prepare
-from tests.study._small import POSITIONS, MakePlan, rows, write_csv
 
 
 def test_texts_become_tokens(make_plan: MakePlan) -> None:
@@ -40,5 +40,7 @@ def test_pairs_become_one_text_of_two_segments(make_plan: MakePlan, tmp_path: Pa
 def test_a_text_without_tokens_is_refused(make_plan: MakePlan, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "odd.csv", [("good", "1"), ("\u200b", "0"), ("bad", "0")])
     plan = make_plan(tasks=[{"name": "odd", "train": path, "validation": path}])
-    with pytest.raises(DataError, match=r"odd, train: the text '\\u200b' of example 2 tokenises to nothing; correct it"):
+    with pytest.raises(
+        DataError, match=r"odd, train: the text '\\u200b' of example 2 tokenises to nothing; correct it"
+    ):
         prepare(plan.tasks[0], plan.models[0], 128)

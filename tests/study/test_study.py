@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from tests.study._small import InlineEngine, MakePlan, rows, same_results, save_data, save_model, write_csv
 
 from evenkeel.errors import MethodError, ModelError, StoreError
 from evenkeel.study import Plan, RunRecord, RunResult, Store, Study, StudyFolder, open_study
 from evenkeel.study import _prepare as prepared_once
 from evenkeel.study.engines import Engine, Job, Report
-from tests.study._small import InlineEngine, MakePlan, rows, same_results, save_data, save_model, write_csv
 
 
 @pytest.fixture
@@ -69,7 +69,10 @@ def test_a_finished_study_runs_nothing_again(finished: Finished, folder: StudyFo
     [
         ({"seeds": [1, 2, 3]}, [("full", 3), ("component-clip", 3)]),
         ({"seeds": [3, 2, 1], "methods": ["component-clip", "full"]}, [("component-clip", 3), ("full", 3)]),
-        ({"methods": ["full", "component-clip", "gradual-unfreezing"]}, [("gradual-unfreezing", seed) for seed in (1, 2)]),
+        (
+            {"methods": ["full", "component-clip", "gradual-unfreezing"]},
+            [("gradual-unfreezing", seed) for seed in (1, 2)],
+        ),
     ],
 )
 def test_only_what_was_added_is_run(
@@ -89,7 +92,10 @@ def test_only_what_was_added_is_run(
     [
         ({"seeds": [1]}, r"a study with more seeds \(2\); seeds can be added and not taken away"),
         ({"methods": ["full"]}, r"a study with more methods \(component-clip\); .*name them all"),
-        ({"training": {"learning_rate": 1e-3}}, "another study: its training differ.*learning_rate 0.005 there, 0.001 now"),
+        (
+            {"training": {"learning_rate": 1e-3}},
+            "another study: its training differ.*learning_rate 0.005 there, 0.001 now",
+        ),
         ({"models": ["tiny"]}, "another study: its models differ.* there, tiny now.*--out"),
         ({"tasks": ["grammar/acceptability"]}, "its tasks differ.*small there, grammar/acceptability now"),
     ],
@@ -176,7 +182,9 @@ def test_an_interrupted_study_goes_on_without_repeating_anything(
     with pytest.raises(KeyboardInterrupt):
         study.run(engine, on_report=interrupt)
     assert engine.closed  # at once, not when somebody collects garbage
-    assert Counter(run.status for run in open_study(folder.path)[1]) == Counter(done=seen["ended"], queued=4 - seen["ended"])
+    assert Counter(run.status for run in open_study(folder.path)[1]) == Counter(
+        done=seen["ended"], queued=4 - seen["ended"]
+    )
 
     runs = study.run(engine)
     repeated = seen["started"] - seen["ended"]  # what was cut off in the middle
@@ -225,7 +233,9 @@ class FatedEngine(Engine):
             yield Report(job=job, event="started")
         for job, fate in zip(jobs, self.decide(self.batches[-1]), strict=True):
             result = self.result if fate == "ended" else None
-            yield Report(job=job, event=fate, result=result, traceback="Traceback: broken" if fate == "raised" else None)
+            yield Report(
+                job=job, event=fate, result=result, traceback="Traceback: broken" if fate == "raised" else None
+            )
 
 
 @pytest.fixture

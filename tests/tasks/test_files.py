@@ -97,7 +97,9 @@ def test_a_byte_order_mark_and_other_line_ends_do_not_matter(tmp_path: Path, mar
     table = [("a", "x"), ("b", "y")]
     expected = load(tmp_path, "csv", table)
     for part in ("train", "validation"):
-        (tmp_path / f"{part}.csv").write_text(mark + end.join(["text,label", "a,x", "b,y"]), encoding="utf-8", newline="")
+        (tmp_path / f"{part}.csv").write_text(
+            mark + end.join(["text,label", "a,x", "b,y"]), encoding="utf-8", newline=""
+        )
     data = load_task(TaskSource(name="mine", train=tmp_path / "train.csv", validation=tmp_path / "validation.csv"))
     assert data.fingerprint == expected[0]
 
@@ -114,9 +116,17 @@ def test_a_byte_order_mark_and_other_line_ends_do_not_matter(tmp_path: Path, mar
         ("train.csv", "text,label\nété,1\n".encode("latin-1"), "not UTF-8: line 2 holds the byte 0xe9; save the file"),
         ("train.csv", "text,label\nwell,1\n".encode("utf-16"), "not UTF-8: line 1 holds the byte 0xff"),
         ("train.csv", b"text,label\na,1\nb,2,3\n", "cannot be read as CSV: .*Expected 2 columns, got 3"),
-        ("train.csv", b'text,label\n"a,1\nb,2\n', "cannot be read as CSV: .*Expected 2 columns"),  # a quote never closed
+        (
+            "train.csv",
+            b'text,label\n"a,1\nb,2\n',
+            "cannot be read as CSV: .*Expected 2 columns",
+        ),  # a quote never closed
         ("train.jsonl", b'{"text": "a", "label": 1}\n{"text": ', "cannot be read as JSONL: JSON parse error"),
-        ("train.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', "cannot be read as JSONL: .*changed"),
+        (
+            "train.jsonl",
+            b'{"text": "a", "label": 1}\n{"text": "b", "label": "x"}',
+            "cannot be read as JSONL: .*changed",
+        ),
         ("train.parquet", b"PAR1 this is none", "cannot be read as PARQUET"),
         ("train.parquet", b"", "is empty"),
     ],

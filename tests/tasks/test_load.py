@@ -24,7 +24,9 @@ def load(tmp_path: Path) -> Load:
     ) -> TaskData:
         for part, columns in (("train", train), ("validation", validation or train)):
             pa.parquet.write_table(pa.table({name: list(column) for name, column in columns.items()}), path(part))
-        return load_task(TaskSource(**{"name": "mine", "train": path("train"), "validation": path("validation")} | source))
+        return load_task(
+            TaskSource(**{"name": "mine", "train": path("train"), "validation": path("validation")} | source)
+        )
 
     def path(part: str) -> Path:
         return tmp_path / f"{part}.parquet"
@@ -83,7 +85,12 @@ def test_text_columns_are_found_or_named(
 @pytest.mark.parametrize(
     ("train", "validation", "source", "said"),
     [
-        ({"words": ["a", "b"], "label": [0, 1]}, None, {}, "has the columns words, label; name the text column .*--text"),
+        (
+            {"words": ["a", "b"], "label": [0, 1]},
+            None,
+            {},
+            "has the columns words, label; name the text column .*--text",
+        ),
         ({"text": ["a", "b"], "lable": [0, 1]}, None, {}, "train: unknown column 'label': did you mean 'lable'"),
         ({"text": ["a", "b"], "label": [0, 1]}, None, {"text": ("txt",)}, "unknown column 'txt': did you mean 'text'"),
         (
@@ -108,15 +115,35 @@ def test_text_columns_are_found_or_named(
         ({"text": ["a", " \t"], "label": [0, 1]}, None, {}, "train: example 2 has no text in column 'text'; fill it"),
         ({"text": ["a", None], "label": [0, 1]}, None, {}, "train: example 2 has no text"),
         ({"text": [1, 2], "label": [0, 1]}, None, {}, "train: example 1 has no text"),
-        ({"text": ["a", "b"], "label": [0, None]}, None, {}, "train: example 2 has no label in column 'label'; fill it"),
+        (
+            {"text": ["a", "b"], "label": [0, None]},
+            None,
+            {},
+            "train: example 2 has no label in column 'label'; fill it",
+        ),
         ({"text": ["a", "b"], "label": ["x", ""]}, None, {}, "train: example 2 has no label"),
         ({"text": ["a", "b"], "label": [0.5, 1.0]}, None, {}, "label 0.5 of example 1 is no class; .*regression"),
         ({"text": ["a", "b"], "label": [[1], [0]]}, None, {}, r"label \[1\] of example 1 is no class"),
-        ({"text": texts(3), "label": ["3.8", "0", "5"]}, None, {}, "3 different values such as '5', .*no classes; .*--label"),
+        (
+            {"text": texts(3), "label": ["3.8", "0", "5"]},
+            None,
+            {},
+            "3 different values such as '5', .*no classes; .*--label",
+        ),
         ({"text": texts(30), "label": texts(30)}, None, {}, "30 different values .*--label"),
         ({"text": ["a", "b"], "label": [0, 1]}, None, {"metric": "f2"}, "unknown metric 'f2': did you mean 'f1'"),
-        ({"text": texts(3), "label": [0, 1, 2]}, None, {"metric": "f1"}, "f1 is for two classes, and there are 3; use macro"),
-        ({"text": ["a", "b"], "label": [0, 1]}, None, {"text": ("text",) * 3}, "3 text columns were named .*one or two"),
+        (
+            {"text": texts(3), "label": [0, 1, 2]},
+            None,
+            {"metric": "f1"},
+            "f1 is for two classes, and there are 3; use macro",
+        ),
+        (
+            {"text": ["a", "b"], "label": [0, 1]},
+            None,
+            {"text": ("text",) * 3},
+            "3 text columns were named .*one or two",
+        ),
     ],
 )
 def test_data_that_cannot_be_learnt_from_is_refused(
@@ -215,7 +242,9 @@ def test_a_known_task_reads_numbers_and_names_of_its_classes_alike(tmp_path: Pat
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], ["yes", "no", "no"], [1, 2, 1]])
 def test_a_known_task_refuses_other_labels(tmp_path: Path, labels: list[Any]) -> None:
-    with pytest.raises(DataError, match=r"mrpc: the labels are 0 \(not_equivalent\), 1 \(equivalent\), but the training"):
+    with pytest.raises(
+        DataError, match=r"mrpc: the labels are 0 \(not_equivalent\), 1 \(equivalent\), but the training"
+    ):
         load_task(TaskSource(name="mrpc", data=write_known(tmp_path, labels)))
 
 

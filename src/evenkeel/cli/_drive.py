@@ -32,13 +32,13 @@ def drive(plan: Plan, out: Path, *, workers: int | None = None) -> None:
     with console.status("checking the plan, loading data and model"):
         total = len(study.jobs())
     runs = _with_progress(study, engine, total)
-    show_results(out)
     broken = [run for run in runs if run.status in ("error", "lost")]
     for run in broken[:3]:
         reason = (run.error or "its process died again and again").strip().splitlines()[-1]
         console.print(f"{run.spec.method}, seed {run.spec.seed}: {run.status}: {reason}", style="red", markup=False)
     if broken:
         console.print(f"{len(broken)} runs have no result; the same command tries them again", style="red")
+    show_results(out)
 
 
 def show_results(out: Path) -> None:

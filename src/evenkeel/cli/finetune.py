@@ -47,7 +47,10 @@ def finetune(
     score = outcome["scores"]["validation"]
     if outcome["diverged"]:
         console.print(
-            f"Training diverged: the loss is no number any more. Metrics are in {out}; no model was saved.", style="red"
+            f"Training diverged: the loss is no number any more. Metrics are in {out}; no model was saved.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
         )
         raise typer.Exit(1)
     console.print(

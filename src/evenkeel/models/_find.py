@@ -115,7 +115,9 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         ModelError: if it cannot be loaded, or knows no words.
     """
     tokenizer = _from_pretrained("AutoTokenizer", source.location)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes up an empty one where files are missing
+    if len(tokenizer) <= len(
+        tokenizer.all_special_tokens
+    ):  # transformers makes up an empty one where files are missing
         raise ModelError(
             f"the tokenizer of '{source.name}' knows no words, so its files are missing; give a model with tokenizer.json "
             "or the vocabulary that its tokenizer needs"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from evenkeel.partition import ROLES
 from evenkeel.report._results import Cell
 from evenkeel.study import RunRecord, StudyFolder
 
-__all__ = ["LossCurves", "NormMap", "Strip", "loss_curves", "loss_range", "norm_map", "strip"]
+__all__ = ["LossCurves", "NormMap", "Strip", "loss_curves", "loss_range", "norm_maps", "strip"]
 
 SMALLEST_NORM = 1e-12
 Floats = NDArray[np.float64]
@@ -130,44 +131,48 @@ def loss_curves(cell: Cell, folder: StudyFolder) -> LossCurves:
     )
 
 
-def norm_map(cell: Cell, folder: StudyFolder) -> NormMap:
-    """Read the gradient norms of a cell's finished runs.
+def norm_maps(members: Sequence[Cell], folder: StudyFolder) -> list[NormMap]:
+    """Read the gradient norms of the finished runs of several methods.
 
     A place's value is the mean over components, recorded steps and then runs, of log10 norm; steps in which a component
     was frozen have no norm and do not count. Biases are left out: a key's bias has no gradient but rounding errors.
 
     Args:
-        cell: the runs.
+        members: the runs of each method on one task and model.
         folder: where their tables are.
 
     Returns:
-        The means, for failed and for successful runs apart.
+        For each method the means, for failed and for successful runs apart; all have the same rows and roles.
     """
-    tables = _tables(cell, folder, "norms")
-    maps = [(bool(run.outcome["failed"]), _means(table)) for run, table in tables]
-    places = {place for _, means in maps for place in means}
-    rows = sorted({row for row, _ in places}, key=_height)
+    tables = [_tables(cell, folder, "norms") for cell in members]
+    maps = [[(bool(run.outcome["failed"]), _means(table)) for run, table in of_cell] for of_cell in tables]
+    places = {place for of_cell in maps for _, means in of_cell for place in means}
     known = {role: i for i, role in enumerate(ROLES)}
-    roles = sorted({role for _, role in places}, key=lambda role: (known.get(role, len(known)), role))
+    rows = tuple(sorted({row for row, _ in places}, key=_height))
+    roles = tuple(sorted({role for _, role in places}, key=lambda role: (known.get(role, len(known)), role)))
+    return [
+        NormMap(
+            method=cell.method,
+            rows=rows,
+            roles=roles,
+            failed=_grid(rows, roles, [means for failed, means in of_cell if failed]),
+            successful=_grid(rows, roles, [means for failed, means in of_cell if not failed]),
+            n_failed=sum(failed for failed, _ in of_cell),
+            n_successful=sum(not failed for failed, _ in of_cell),
+            unrecorded=len(cell.finished) - len(of_cell),
+        )
+        for cell, of_cell in zip(members, maps, strict=True)
+    ]
 
-    def mean(wanted: bool) -> Floats:
-        grid = np.full((len(rows), len(roles)), np.nan)
-        for i, row in enumerate(rows):
-            for k, role in enumerate(roles):
-                values = [means[row, role] for failed, means in maps if failed is wanted and (row, role) in means]
-                grid[i, k] = np.mean(values) if values else np.nan
-        return grid
 
-    return NormMap(
-        method=cell.method,
-        rows=tuple(rows),
-        roles=tuple(roles),
-        failed=mean(True),
-        successful=mean(False),
-        n_failed=sum(failed for failed, _ in maps),
-        n_successful=sum(not failed for failed, _ in maps),
-        unrecorded=len(cell.finished) - len(tables),
-    )
+def _grid(rows: Sequence[str], roles: Sequence[str], runs: Sequence[Mapping[tuple[str, str], float]]) -> Floats:
+    """Average each place over the runs that have it."""
+    grid = np.full((len(rows), len(roles)), np.nan)
+    for (i, row), (k, role) in itertools.product(enumerate(rows), enumerate(roles)):
+        values = [means[row, role] for means in runs if (row, role) in means]
+        if values:
+            grid[i, k] = np.mean(values)
+    return grid
 
 
 def _tables(cell: Cell, folder: StudyFolder, name: str) -> list[tuple[RunRecord, pa.Table]]:

@@ -97,10 +97,10 @@ def how_tested() -> str:
     return (
         f"A difference is claimed only where a test shows it at the level {ALPHA}: of means, where the bootstrap "
         f"interval leaves out 0 and both methods have at least {FEWEST_FOR_INTERVALS} scores (with fewer, such "
-        "intervals are too narrow); of spreads, by the Brown-Forsythe test; of failures, by Fisher's exact test. Several "
-        "comparisons on one task are paid for: intervals hold together at 95 %, and p values are adjusted by Holm's "
-        "method. 'Not shown to differ' does not mean equal: to see a standard deviation halved takes about 30 runs of "
-        "each method."
+        "intervals are too narrow); of spreads, by the Brown-Forsythe test; of failures, by Fisher's exact test. "
+        "Several comparisons on one task are paid for: intervals are widened to hold together at 95 %, and p values "
+        "are adjusted by Holm's method. 'Not shown to differ' does not mean equal: to see a standard deviation halved "
+        "takes about 30 runs of each method."
     )
 
 

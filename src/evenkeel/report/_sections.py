@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from evenkeel.report._figure_data import LossCurves, NormMap, loss_curves, loss_range, norm_map, strip
+from evenkeel.report._figure_data import LossCurves, NormMap, loss_curves, loss_range, norm_maps, strip
 from evenkeel.report._figures import draw_losses, draw_norms, draw_scores, norm_range
 from evenkeel.report._results import Cell
 from evenkeel.study import StudyFolder
@@ -65,7 +65,7 @@ def section(task: str, model: str, members: Sequence[Cell], folder: StudyFolder)
         The section.
     """
     curves = [loss_curves(cell, folder) for cell in members]
-    maps = [norm_map(cell, folder) for cell in members]
+    maps = norm_maps(members, folder)
     losses, norms = loss_range(curves), norm_range(maps)
     return Section(
         title=f"{task}, {model}",

@@ -176,7 +176,8 @@ def _relative(task: TaskPlan, folder: Path) -> TaskPlan:
 
 
 def _in_words(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A mistyped key makes two errors: one too many, and the right one missing. The first says more.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     key = ".".join(str(bit) for bit in first["loc"])
     if first["type"] == "extra_forbidden":
         models: dict[str, type[BaseModel]] = {"training": Training, "tasks": TaskPlan}

@@ -176,6 +176,12 @@ def _classes(task: Task, tables: Mapping[str, pa.Table]) -> tuple[str, ...]:
     """Return the classes of the training part in the order of their numbers; the others must know no more."""
     labels = {part: _labels(task, part, table) for part, table in tables.items()}
     trained = set(labels["train"])
+    fractions = all(_NUMBER.fullmatch(label) for label in trained) and any("." in label for label in trained)
+    if fractions or len(trained) > max(20, len(labels["train"]) // 2):
+        raise DataError(
+            f"{task.name}: the column '{task.label}' holds {len(trained)} different values such as '{max(trained)}', "
+            "which look like no classes; name the label's column with --label (regression is not supported yet)"
+        )
     for part, found in labels.items():
         if len(set(found)) < 2:
             raise DataError(
@@ -188,12 +194,6 @@ def _classes(task: Task, tables: Mapping[str, pa.Table]) -> tuple[str, ...]:
                 f"has ({', '.join(sorted(trained)[:20])}); check both files"
             )
     classes = _in_order(task, trained)
-    fractions = all(_NUMBER.fullmatch(label) for label in trained) and any("." in label for label in trained)
-    if fractions or len(trained) > max(20, len(labels["train"]) // 2):
-        raise DataError(
-            f"{task.name}: the column '{task.label}' holds {len(trained)} different values such as "
-            f"'{classes[-1]}', which look like no classes; name the label's column with --label (regression is not supported yet)"
-        )
     if task.metric == "f1" and len(classes) > 2:
         raise DataError(f"{task.name}: the metric f1 is for two classes, and there are {len(classes)}; use macro_f1")
     return classes

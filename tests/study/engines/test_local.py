@@ -6,15 +6,14 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.study._small import InlineEngine, MakePlan, same_results, save_data
 
 from evenkeel.errors import PlanError
-from evenkeel.study import RunRecord, Study, StudyFolder
+from evenkeel.study import Study, StudyFolder
 from evenkeel.study.engines import LocalEngine, Report
-from tests.study._small import InlineEngine, MakePlan, same_results, timeless
 
 LONG = {"epochs": 100_000.0, "record_every": 1_000_000}
 
@@ -68,38 +67,22 @@ def alive(pid: int) -> bool:
 # --- a grid on two workers
 
 
-Ran = tuple[StudyFolder, list[RunRecord], list[Report]]
-
-
-@pytest.fixture(scope="module")
-def ran(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    """Two methods and two seeds; one of the methods raises in its workers: its threshold is for a role that is not there."""
+def test_two_workers_give_bit_for_bit_what_this_process_gives(make_plan: MakePlan, tmp_path: Path) -> None:
+    there, here = study_of(make_plan, tmp_path, "there"), study_of(make_plan, tmp_path, "here")
     seen: list[Report] = []
-    study = study_of(make_plan, tmp_path_factory.mktemp("grid"))
-    runs = study.run(LocalEngine(workers=2), on_report=seen.append)
-    yield study.folder, runs, seen
+    theirs, ours = there.run(LocalEngine(workers=2), on_report=seen.append), here.run(InlineEngine())
 
-
-def test_every_job_starts_before_it_ends_and_ends_once(ran: Ran) -> None:
     events: dict[str, list[str]] = {}
-    for report in ran[2]:
+    for report in seen:
         events.setdefault(report.job.spec.id, []).append(report.event)
     assert list(events.values()) == [["started", "ended"]] * 4
-    assert [report.event for report in ran[2]][:2] == ["started", "started"]  # two at a time
+    assert [report.event for report in seen[:2]] == ["started", "started"]  # two at a time
 
-
-def test_no_worker_outlives_the_jobs(ran: Ran) -> None:
+    assert {run.outcome["provenance"]["threads"] for run in theirs} == {1}
+    if {run.outcome["provenance"]["threads"] for run in ours} == {1}:  # else sums are taken in another order here
+        assert same_results(here.folder, there.folder, ours, theirs)
+    assert [run.outcome["scores"] for run in ours] == [run.outcome["scores"] for run in theirs]
     assert gone([worker.pid or 0 for worker in multiprocessing.active_children()])
-
-
-def test_workers_give_bit_for_bit_what_this_process_gives(ran: Ran, make_plan: MakePlan, tmp_path: Path) -> None:
-    here = study_of(make_plan, tmp_path)
-    runs = here.run(InlineEngine())
-    threads = {run.outcome["provenance"]["threads"] for run in ran[1]}
-    assert threads == {1}
-    if timeless(runs[0])["provenance"] == timeless(ran[1][0])["provenance"]:  # else sums are taken in another order
-        assert same_results(here.folder, ran[0], runs, ran[1])
-    assert [run.outcome["scores"] for run in runs] == [run.outcome["scores"] for run in ran[1]]
 
 
 # --- workers that die
@@ -142,13 +125,21 @@ def test_an_idle_worker_that_is_killed_is_replaced(make_plan: MakePlan, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_that_raises_leaves_its_traceback(make_plan: MakePlan, tmp_path: Path) -> None:
-    # a threshold for a role that no component has is seen only when gradients are clipped
-    methods = ["component-clip:max_norm={expert_in*: 1}", "full"]
-    runs = study_of(make_plan, tmp_path, methods=methods, seeds=1).run(LocalEngine(workers=1))
-    assert [run.status for run in runs] == ["error", "done"]
-    assert "Traceback" in (runs[0].error or "")
-    assert "ThresholdError" in (runs[0].error or "")
+def test_a_run_that_raises_leaves_its_traceback_and_stops_nobody(make_plan: MakePlan, tmp_path: Path) -> None:
+    path = save_data(tmp_path) / "validation.csv"
+    files = {"train": tmp_path / "train.csv", "validation": path}
+    study = study_of(make_plan, tmp_path, tasks=[{"name": "mine", **files}], methods=["full"], seeds=2)
+
+    def hide_the_file_from_the_first(report: Report) -> None:
+        if report.job.spec.seed == 1 and report.event == "started":
+            path.rename(tmp_path / "hidden.csv")
+        elif report.job.spec.seed == 1:
+            (tmp_path / "hidden.csv").rename(path)
+
+    runs = study.run(LocalEngine(workers=1), on_report=hide_the_file_from_the_first)
+    assert [(run.status, run.attempts) for run in runs] == [("error", 1), ("done", 1)]
+    assert (runs[0].error or "").startswith("Traceback")
+    assert "DataError: there is no file" in (runs[0].error or "")
 
 
 def test_an_interruption_ends_the_workers(make_plan: MakePlan, tmp_path: Path, scratch: Path) -> None:

@@ -14,7 +14,7 @@ ADVERBS = ("calmly", "gladly", "openly", "proudly")
 PREPOSITIONS = ("behind", "in", "near", "outside")  # where something happens; "from" says where somebody comes from
 SINGULAR_DETERMINERS = ("the", "every", "this")
 PLURAL_DETERMINERS = ("the", "many", "several", "these")
-FUNCTION_WORDS = (".", "are", "by", "from", "is", "who")
+FUNCTION_WORDS = (".", "by", "from", "who")
 
 
 def plural(noun: str) -> str:
@@ -37,16 +37,21 @@ def be(*, many: bool) -> str:
     return "are" if many else "is"
 
 
-VOCABULARY: tuple[str, ...] = tuple(
-    sorted(
-        {
-            *NOUNS, *map(plural, NOUNS), *PLACES, *map(plural, PLACES),
-            *(present(verb, many=many) for verb in TRANSITIVE + INTRANSITIVE for many in (False, True)),
-            *map(participle, TRANSITIVE), *ADJECTIVES, *ADVERBS, *PREPOSITIONS,
-            *SINGULAR_DETERMINERS, *PLURAL_DETERMINERS, *FUNCTION_WORDS,
-        }
-    )
-)  # fmt: skip
+WORD_CLASSES: tuple[tuple[str, ...], ...] = (
+    (*NOUNS, *map(plural, NOUNS)),
+    (*PLACES, *map(plural, PLACES)),
+    tuple(present(verb, many=many) for verb in TRANSITIVE for many in (False, True)),
+    tuple(present(verb, many=many) for verb in INTRANSITIVE for many in (False, True)),
+    tuple(map(participle, TRANSITIVE)),
+    ADJECTIVES,
+    ADVERBS,
+    PREPOSITIONS,
+    tuple(sorted({*SINGULAR_DETERMINERS, *PLURAL_DETERMINERS})),
+    (be(many=False), be(many=True)),
+)
+"""Words that can stand in each other's place but for number; the words that have no like are in none of them."""
+
+VOCABULARY: tuple[str, ...] = tuple(sorted({*(word for words in WORD_CLASSES for word in words), *FUNCTION_WORDS}))
 """Every word that a sentence can hold, sorted; no special tokens."""
 
 _FLIPS = {
