@@ -119,8 +119,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         tokenizer.all_special_tokens
     ):  # transformers makes up an empty one where files are missing
         raise ModelError(
-            f"the tokenizer of '{source.name}' knows no words, so its files are missing; give a model with tokenizer.json "
-            "or the vocabulary that its tokenizer needs"
+            f"the tokenizer of '{source.name}' knows no words, so its files are missing; give a model with "
+            "tokenizer.json or the vocabulary that its tokenizer needs"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

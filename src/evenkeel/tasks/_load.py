@@ -113,8 +113,8 @@ def _from_hub(name: str) -> dict[str, pa.Table]:
     except Exception as error:  # the hub's client raises many kinds, and none of them says what to do
         reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
         raise DataError(
-            f"{name} could not be loaded from the hub ({reason}); without a network, point to a folder that holds {name}/train.tsv and {name}/validation.tsv, by --data or by the "
-            f"environment variable {GLUE_DIR}"
+            f"{name} could not be loaded from the hub ({reason}); without a network, point to a folder that "
+            f"holds {name}/train.tsv and {name}/validation.tsv, by --data or by the environment variable {GLUE_DIR}"
         ) from error
     return {part: loaded[part].data.table for part in ("train", "validation")}
 

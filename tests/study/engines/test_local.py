@@ -18,6 +18,12 @@ from evenkeel.study.engines import LocalEngine, Report
 LONG = {"epochs": 100_000.0, "record_every": 1_000_000}
 
 
+@pytest.fixture(autouse=True)
+def _nobody_elses_workers() -> None:
+    while multiprocessing.active_children():  # of the test before: they are told to end, and take a moment
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where workers keep the scratch folders of their runs: one is there while a run trains."""
