@@ -26,7 +26,7 @@ demo: $(base) ## set up the package alone and run its demo, which ends with a re
 
 .PHONY: test
 test: $(dev) ## first tier: fast tests, branch coverage of at least 90 %
-	$(pytest) -m "not slow" -n $(WORKERS) --cov --cov-branch --cov-report=term --cov-fail-under=90 $(ARGS)
+	$(pytest) -m "not slow" -n $(WORKERS) --dist loadfile --cov --cov-branch --cov-report=term --cov-fail-under=90 $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(dev) ## second tier: the tests marked slow

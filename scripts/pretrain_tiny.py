@@ -1,10 +1,11 @@
-"""Pretrain ``tiny``, the embedded BERT, by masked LM on the embedded grammar, and save it as package data.
+"""Pretrain ``tiny``, the embedded BERT, on the embedded grammar, and save it as package data.
 
     OMP_NUM_THREADS=1 python scripts/pretrain_tiny.py
 
 Text, masks, initial weights and order are fixed by seeds: the same versions on the same kind of machine repeat the
 model. Half of the text is single sentences, half unlabelled pairs with segment ids; none of it occurs in a validation
-or test part of an embedded task.
+or test part of an embedded task. The model guesses hidden words (masked LM), and finds words that were exchanged for
+others, as in ELECTRA (Clark et al. 2020, arXiv 2003.10555) but without a generator. No label of a task is used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import platform
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
@@ -29,8 +31,11 @@ from evenkeel.tasks.grammar import VOCABULARY, WORD_CLASSES, pairs, sentences
 OUT = Path(__file__).parents[1] / "src" / "evenkeel" / "models" / "tiny"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 POSITIONS = 64
-HIDDEN, EXCHANGED = 0.1, 0.1  # shares of the words
-FIND = 5.0  # weight of finding against guessing: there are many words to look at and little to say of each
+HIDDEN = 0.15  # share of words that the model must guess
+RATES = (0.0, 0.0, 0.1, 0.2, 0.4, 0.8)  # shares of words exchanged in a text, all equally likely
+MOST_ALONE = 0.2  # and at most so many in a single sentence: its words say little about each other
+MOST_TO_GUESS = 0.3  # from this share on nothing is guessed: there is no context left to guess from
+WEIGHTS = (1.0, 3.0, 1.0)  # of the losses of guessing, finding and judging
 POOL = 100  # batches that are sorted by length together
 HELD_OUT = 500  # sentences and pairs that the final loss is measured on
 
@@ -54,7 +59,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(layers: int, width: int, heads: int) -> BertForMaskedLM:
-    """Return the model with fresh weights."""
+    """Return the model with fresh weights, made so that like attends to like.
+
+    Keys start equal to queries: a word then looks at itself in the other sentence from the first step on, which so small
+    a model otherwise takes many thousand steps to discover. (Trockman and Kolter 2023, arXiv 2305.09828, go further.)
+    """
     config = BertConfig(
         vocab_size=len(SPECIAL) + len(VOCABULARY),
         hidden_size=width,
@@ -63,10 +72,16 @@ def make_model(layers: int, width: int, heads: int) -> BertForMaskedLM:
         intermediate_size=4 * width,
         max_position_embeddings=POSITIONS,
         pad_token_id=0,
+        initializer_range=0.05,
         hidden_dropout_prob=0.0,  # the text is endless, and dropout delays comparing one sentence with the other
         attention_probs_dropout_prob=0.0,
     )
     model = BertForMaskedLM(config)
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.mul_(3)  # at first a word counts more than where it stands
+        for block in model.bert.encoder.layer:
+            block.attention.self.key.weight.copy_(block.attention.self.query.weight)
+    config.initializer_range = BertConfig().initializer_range
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = BertConfig().hidden_dropout_prob  # fine-tuning's
     return model
 
@@ -87,12 +102,26 @@ def batches(
                 yield dict(tokenizer.pad(chosen, return_tensors="pt"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spoilt:
+    """A batch of B texts of T tokens, with questions about it.
+
+    Attributes:
+        inputs: the tensors that the model takes, shape ``[B, T]``, among them ``labels``: the hidden words to guess.
+        exchanged: which of the words seen were exchanged, shape ``[B, T]``.
+    """
+
+    inputs: dict[str, Tensor]
+    exchanged: Tensor
+
+
 class Spoiler:
     """Hides words for the model to guess, and exchanges others for it to find.
 
-    Of the words to guess half become ``[MASK]`` and half another word of their class: one of the same text if there is
-    one and chance will have it so, or else any. So the model must judge the words that it sees, against each other and
-    against the other sentence of a pair, as it will have to when it is fine-tuned.
+    Words are exchanged for others of their class, or in pairs for one of the same sentence, which then changes places
+    with it. How many varies from text to text: where there are many, as early in training only such are found, the
+    model learns to compare the sentences of a pair at all. Of a pair the second sentence alone is changed, and not its
+    determiners, which are all alike.
 
     Args:
         tokenizer: gives the words their numbers.
@@ -105,71 +134,98 @@ class Spoiler:
         self._mask = tokenizer.mask_token_id
         classes = [tokenizer.convert_tokens_to_ids(list(words)) for words in WORD_CLASSES]
         self._likes = {word: words for words in classes for word in words}
+        self._same = set(next(words for words in classes if tokenizer.convert_tokens_to_ids("the") in words))
 
-    def __call__(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the batch with ``labels`` (the words to guess), and which tokens were exchanged, shape ``[B, T]``."""
-        ids = batch["input_ids"]  # [B, T]
-        fate = torch.rand(ids.shape, generator=self._generator).masked_fill(ids < len(SPECIAL), 1.0)
-        spoilt = ids.clone()
-        spoilt[fate < HIDDEN] = self._mask
-        for row, column in ((fate >= HIDDEN) & (fate < HIDDEN + EXCHANGED)).nonzero().tolist():
-            spoilt[row, column] = self._another(int(ids[row, column]), ids[row].tolist())
-        labels = torch.where(fate < HIDDEN + EXCHANGED, ids, -100)
-        return {**batch, "input_ids": spoilt, "labels": labels}, (spoilt != ids) & (spoilt != self._mask)
+    def __call__(self, batch: dict[str, Tensor]) -> Spoilt:
+        """Return the batch with words hidden and exchanged."""
+        ids, second = batch["input_ids"], batch["token_type_ids"] == 1
+        pair = second.any(1)
+        rate = torch.tensor([self._draw.choice(RATES) for _ in ids])
+        rate = torch.where(pair, rate, rate.clamp(max=MOST_ALONE))
+        may = (ids >= len(SPECIAL)) & (second | ~pair[:, None])
+        chosen = may & (torch.rand(ids.shape, generator=self._generator) < rate[:, None])
+        exchanged = ids.clone()
+        for row in chosen.any(1).nonzero().flatten().tolist():
+            exchanged[row] = self._exchange(ids[row], chosen[row], may[row], pair=bool(pair[row]))
+        hidden = (torch.rand(ids.shape, generator=self._generator) < HIDDEN) & (ids >= len(SPECIAL))
+        labels = ids.masked_fill(~(hidden & (rate < MOST_TO_GUESS)[:, None]), -100)
+        inputs = {**batch, "input_ids": exchanged.masked_fill(hidden, self._mask), "labels": labels}
+        return Spoilt(inputs=inputs, exchanged=(exchanged != ids) & ~hidden)
 
-    def _another(self, word: int, text: list[int]) -> int:
-        likes = self._likes.get(word, [word])
-        near = sorted({other for other in text if other in likes and other != word})
-        return self._draw.choice(near if near and self._draw.random() < 0.5 else likes)
+    def _exchange(self, text: Tensor, chosen: Tensor, may: Tensor, *, pair: bool) -> Tensor:
+        words = text.tolist()
+        places = may.nonzero().flatten().tolist()
+        for place in chosen.nonzero().flatten().tolist():
+            likes = self._likes.get(words[place], [words[place]])
+            if pair and words[place] in self._same:
+                continue
+            others = [at for at in places if words[at] in likes and words[at] != words[place]]
+            if pair and others and self._draw.random() < 0.5:
+                other = self._draw.choice(others)
+                words[place], words[other] = words[other], words[place]
+            else:
+                words[place] = self._draw.choice(likes)
+        return torch.tensor(words)
 
 
-def losses(
-    model: BertForMaskedLM, finder: torch.nn.Linear, batch: dict[str, Tensor], exchanged: Tensor
-) -> list[Tensor]:
-    """Return the loss of guessing words and that of finding exchanged ones, in nats per word."""
-    output = model(**batch, output_hidden_states=True)
-    seen = batch["input_ids"] >= len(SPECIAL)
-    found = finder(output.hidden_states[-1]).squeeze(-1)
-    return [output.loss, binary_cross_entropy_with_logits(found[seen], exchanged[seen].float())]
+class Judge(torch.nn.Module):
+    """Two linear heads that say which words were exchanged, and whether any was; thrown away in the end.
+
+    Args:
+        width: of the model.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.word, self.text = torch.nn.Linear(width, 1), torch.nn.Linear(width, 1)
+
+    def losses(self, model: BertForMaskedLM, spoilt: Spoilt) -> Tensor:
+        """Return the losses of guessing words, of finding exchanged ones and of judging texts, shape ``[3]``."""
+        output = model(**spoilt.inputs, output_hidden_states=True)
+        last = output.hidden_states[-1]  # [B, T, width]
+        seen = spoilt.inputs["input_ids"] >= len(SPECIAL)
+        find = binary_cross_entropy_with_logits(self.word(last)[seen].squeeze(-1), spoilt.exchanged[seen].float())
+        wrong = spoilt.exchanged.any(1).float()
+        judge = binary_cross_entropy_with_logits(self.text(last[:, 0]).squeeze(-1), wrong)
+        return torch.stack([output.loss, find, judge])
 
 
-def held_out_losses(
-    model: BertForMaskedLM, finder: torch.nn.Linear, tokenizer: PreTrainedTokenizerFast, size: int
-) -> list[float]:
-    """Return both losses on text of a seed that training does not use."""
+def held_out_losses(model: BertForMaskedLM, judge: Judge, tokenizer: PreTrainedTokenizerFast, size: int) -> list[float]:
+    """Return the three losses on text of a seed that training does not use."""
     texts = [*sentences(HELD_OUT, seed=-1), *pairs(HELD_OUT, seed=-1)]
     stream, spoil = batches(texts, tokenizer, size, seed=1), Spoiler(tokenizer, seed=1)
     model.eval()
     with torch.no_grad():
-        each = [losses(model, finder, *spoil(next(stream))) for _ in range(len(texts) // size)]
+        each = [judge.losses(model, spoil(next(stream))) for _ in range(len(texts) // size)]
     model.train()
-    return torch.tensor(each).mean(0).tolist()
+    return torch.stack(each).mean(0).tolist()
 
 
 def train(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> tuple[BertForMaskedLM, list[float]]:
     """Pretrain and return the model and its held-out losses."""
     torch.manual_seed(options.seed)
     model = make_model(options.layers, options.width, options.heads).train()
-    finder = torch.nn.Linear(options.width, 1)  # thrown away in the end
+    judge = Judge(options.width)
     texts = [*sentences(options.texts // 2, seed=options.seed), *pairs(options.texts, seed=options.seed)]
     stream, spoil = batches(texts, tokenizer, options.batch, options.seed), Spoiler(tokenizer, options.seed)
-    weights = [*model.parameters(), *finder.parameters()]
+    weights = [*model.parameters(), *judge.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=options.lr, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, options.steps // 20, options.steps)
     began, recent = time.monotonic(), []
     for step in range(1, options.steps + 1):
-        guess, find = losses(model, finder, *spoil(next(stream)))
-        (guess + FIND * find).backward()
+        losses = judge.losses(model, spoil(next(stream)))
+        (losses * torch.tensor(WEIGHTS)).sum().backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        recent.append([float(guess.detach()), float(find.detach())])
+        recent.append(losses.detach())
         if step % 100 == 0:
-            guessed, found = torch.tensor(recent).mean(0).tolist()
-            print(f"step {step}  guess {guessed:.3f}  find {found:.3f}  {time.monotonic() - began:.0f} s", flush=True)
+            guess, find, text = torch.stack(recent).mean(0).tolist()
+            took = time.monotonic() - began
+            print(f"step {step}  guess {guess:.3f}  find {find:.3f}  judge {text:.3f}  {took:.0f} s", flush=True)
             recent = []
-    return model, held_out_losses(model, finder, tokenizer, options.batch)
+    return model, held_out_losses(model, judge, tokenizer, options.batch)
 
 
 def save(
@@ -191,7 +247,8 @@ Load it with `dtype=torch.float32`. The pooler and the classifier are not in it:
 
 - Made by: `{command}`
 - Text: `evenkeel.tasks.grammar.sentences` and `.pairs` (unlabelled); no text of a validation or test part.
-- Held-out masked-LM loss: {loss[0]:.3f} nats per guessed word; loss of finding exchanged words {loss[1]:.3f} per word.
+- Held-out losses: {loss[0]:.3f} nats per hidden word, {loss[1]:.3f} for finding exchanged words, {loss[2]:.3f} for \
+judging texts.
 - Versions: Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, \
 tokenizers {tokenizers.__version__}; {platform.machine()} CPU.
 - Made for studies of fine-tuning stability. It knows {len(VOCABULARY)} words and nothing about the world.
@@ -214,7 +271,7 @@ def main() -> None:
     given = [f"--{name} {getattr(options, name)}" for name in changed]
     command = " ".join(["python scripts/pretrain_tiny.py", *given])
     save(model, tokenizer, options.out, loss, command)
-    print(f"held-out losses {loss[0]:.3f}, {loss[1]:.3f}; written to {options.out}")
+    print(f"held-out losses {loss[0]:.3f} {loss[1]:.3f} {loss[2]:.3f}; written to {options.out}")
 
 
 if __name__ == "__main__":

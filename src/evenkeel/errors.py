@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "EvenkeelError",
     "GradientError",
+    "MeasureError",
     "MethodError",
     "MissingExtraError",
     "ModelError",
@@ -39,6 +40,10 @@ class ThresholdError(EvenkeelError, ValueError):
 
 class GradientError(EvenkeelError, RuntimeError):
     """Gradients that cannot be clipped as asked: none at all, sharded, or not finite."""
+
+
+class MeasureError(EvenkeelError, ValueError):
+    """A measurement that cannot be taken as asked."""
 
 
 class MethodError(EvenkeelError, ValueError):

@@ -6,10 +6,11 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from evenkeel.cli._console import console
-from evenkeel.report import results_table, write_report
+from evenkeel.report import findings, results_table, write_report
 from evenkeel.study import Plan, RunRecord, Store, Study, StudyFolder, open_study
 from evenkeel.study.engines import LocalEngine, Report
 
@@ -26,6 +27,7 @@ def drive(plan: Plan, out: Path, *, workers: int | None = None) -> None:
 
     Raises:
         EvenkeelError: if the plan cannot be, or the folder is not this study's.
+        typer.Exit: with code 1, if a run has no result in the end.
     """
     study = Study(plan, StudyFolder(out))
     engine = LocalEngine(workers=workers)
@@ -39,6 +41,8 @@ def drive(plan: Plan, out: Path, *, workers: int | None = None) -> None:
     if broken:
         console.print(f"{len(broken)} runs have no result; the same command tries them again", style="red")
     show_results(out)
+    if broken:
+        raise typer.Exit(1)
 
 
 def show_results(out: Path) -> None:
@@ -48,7 +52,10 @@ def show_results(out: Path) -> None:
         out: the study's folder.
     """
     page = write_report(out)
-    console.print(results_table(*open_study(out)[:2]))
+    plan, runs, _ = open_study(out)
+    console.print(results_table(plan, runs))
+    for sentence in findings(plan, runs):
+        console.print("-", sentence, markup=False, highlight=False)
     console.print("report:", str(page), soft_wrap=True, markup=False, highlight=False)
 
 

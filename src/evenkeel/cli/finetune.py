@@ -28,8 +28,7 @@ def finetune(
     if "," in methods or "," in (task or ""):
         raise PlanError(
             f"finetune trains one model on one task, but got the methods '{methods}' and the task '{task}'; join "
-            f"methods "
-            "with + to mix them, or compare them by evenkeel study"
+            "methods with + to mix them, or compare them by evenkeel study"
         )
     from evenkeel.cli._console import console
     from evenkeel.cli._progress import TrainingProgress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,8 @@ from evenkeel.cli._options import ModelName, Shared, with_shared_options
 from evenkeel.errors import PlanError
 
 __all__ = ["study"]
+
+_COMMA_OUTSIDE_BRACES = r",(?![^{]*\})"  # a method's option may be a mapping
 
 
 @with_shared_options
@@ -29,7 +32,9 @@ def study(
     methods: Annotated[
         str, typer.Option(help="Methods to compare, by commas; a+b is one mix; name:option=value sets an option.")
     ] = "full,gradual-unfreezing,component-clip",
-    seeds: Annotated[str, typer.Option(help="How many seeds (20 stands for 1 to 20), or which: 1,2,5.")] = "5",
+    seeds: Annotated[
+        str, typer.Option(help="How many (20 stands for 1 to 20), or which: 1,2,5, and 42, for one alone.")
+    ] = "5",
     workers: Annotated[int | None, typer.Option(help="Runs at a time; one a core unless told.")] = None,
 ) -> None:
     """Fine-tune by several methods over several seeds, and report which is steady.
@@ -47,7 +52,7 @@ def study(
     content = {
         "tasks": shared.named(task),
         "models": [model],
-        "methods": [name.strip() for name in methods.split(",")],
+        "methods": [name.strip() for name in re.split(_COMMA_OUTSIDE_BRACES, methods)],
         "seeds": _seeds(seeds),
         "training": shared.training,
     }
@@ -63,7 +68,7 @@ def _given(context: typer.Context, *, besides: Sequence[str]) -> list[str]:
 
 def _seeds(text: str) -> int | list[int]:
     try:
-        numbers = [int(seed) for seed in text.split(",")]
+        numbers = [int(seed) for seed in text.rstrip(",").split(",")]
     except ValueError as error:
         raise PlanError(
             f"--seeds {text!r} is neither a number of seeds nor a list of seeds; write 20 or 1,2,5"

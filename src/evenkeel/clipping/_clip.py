@@ -154,8 +154,7 @@ def _as_components(parts: Components | nn.Module) -> Components:
     if not isinstance(parts, Components):
         raise ComponentError(
             f"clip_grad_norm_ was given a {type(parts).__name__}; it needs evenkeel.components(model), because a "
-            f"list of "
-            "tensors does not say which of them belong together"
+            "list of tensors does not say which of them belong together"
         )
     return parts
 
@@ -180,8 +179,7 @@ def _gradients(parts: Components) -> tuple[list[Tensor], list[int]]:
     if len(devices) > 1:
         raise GradientError(
             f"gradients lie on several devices ({', '.join(sorted(map(str, devices)))}), which this version cannot "
-            f"clip "
-            "in one call; select the components of each device and call once for each"
+            "clip in one call; select the components of each device and call once for each"
         )
     return grads, owners
 
@@ -221,6 +219,5 @@ def _refuse_nonfinite(norms: Tensor, parts: Components) -> None:
         shown = ", ".join(culprits[:5]) + (f" and {len(culprits) - 5} more" if len(culprits) > 5 else "")
         raise GradientError(
             f"the gradient norm is not finite in {len(culprits)} of {len(norms)} components: {shown}; gradients are "
-            f"left "
-            "as they were. Lower the learning rate, or pass nonfinite='zero' to leave such components out"
+            "left as they were. Lower the learning rate, or pass nonfinite='zero' to leave such components out"
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from evenkeel.errors import ThresholdError
 from evenkeel.partition import Components, matches
 
-__all__ = ["MaxNorm", "check_max_norm", "resolve"]
+__all__ = ["MaxNorm", "applicable", "check_max_norm", "resolve"]
 
 MaxNorm = float | Mapping[str, float]
 
@@ -72,3 +72,20 @@ def resolve(max_norm: MaxNorm, parts: Components) -> tuple[float, ...]:
             "with float('inf') to leave them alone"
         )
     return tuple(float(number) for number in found if number is not None)
+
+
+def applicable(max_norm: MaxNorm, parts: Components) -> MaxNorm:
+    """Leave out the patterns that fit none of ``parts``, which a model with frozen parameters may lack for a while.
+
+    Check the thresholds once against the whole model by :func:`resolve`; then this is no way to hide a misspelling.
+
+    Args:
+        max_norm: one number, or numbers by role or pattern.
+        parts: the components that are trained now.
+
+    Returns:
+        The same thresholds, as far as they apply.
+    """
+    if not isinstance(max_norm, Mapping):
+        return max_norm
+    return {pattern: number for pattern, number in max_norm.items() if pattern == "*" or parts.select(pattern)}

@@ -21,7 +21,7 @@ from transformers import (
     get_scheduler,
 )
 
-from evenkeel.clipping import ClipResult, MaxNorm, check_max_norm, clip_grad_norm_
+from evenkeel.clipping import ClipResult, MaxNorm, applicable, check_max_norm, clip_grad_norm_, resolve
 from evenkeel.errors import GradientError, MethodError
 from evenkeel.measure import GradientNorms
 from evenkeel.methods import Method, Mix, Phase, parse_method
@@ -72,6 +72,10 @@ class ComponentClip(TrainerCallback):
     It runs once per optimizer step, after accumulation and unscaling and before the optimizer. The components are
     looked up again whenever parameters are frozen or released.
 
+    With ``max_grad_norm=0`` transformers 5.23 still clips all gradients together at infinity, for its log, before any
+    callback runs: where one component's gradient is not finite, that makes all of them NaN. No callback can prevent it;
+    ``MethodTrainer`` leaves it out.
+
     Attributes:
         last: what the latest step clipped; None before the first.
 
@@ -106,11 +110,11 @@ class ComponentClip(TrainerCallback):
         if args.max_grad_norm and not self.also_global:
             raise GradientError(
                 f"ComponentClip was given a Trainer that also clips globally (max_grad_norm={args.max_grad_norm}), "
-                f"which "
-                "acts first and hides the components' own norms; set TrainingArguments(max_grad_norm=0), or "
+                "which acts first and hides the components' own norms; set TrainingArguments(max_grad_norm=0), or "
                 "ComponentClip(also_global=True) if you mean both"
             )
         self._current = CurrentComponents(kwargs["model"], self.by)
+        resolve(self.max_norm, self._current())  # a name that fits nothing is an error now; later it may be frozen
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -119,7 +123,8 @@ class ComponentClip(TrainerCallback):
         unscale(kwargs["optimizer"])
         if self._current is None:  # a loop that is no Trainer's may leave out on_train_begin
             self._current = CurrentComponents(kwargs["model"], self.by)
-        self.last = clip_grad_norm_(self._current(), self.max_norm)
+        parts = self._current()
+        self.last = clip_grad_norm_(parts, applicable(self.max_norm, parts))
 
 
 class Recorder(TrainerCallback):
@@ -193,7 +198,9 @@ class MethodTrainer(Trainer):
         super().__init__(model, args, **kwargs)
         if self.model is None:
             raise MethodError("MethodTrainer was given no model; pass model, or model_init")
-        self._schedule = _Schedule(self.mix.phases(components(self.model)), epochs=args.num_train_epochs)
+        parts = components(self.model)
+        self.mix.check(parts)
+        self._schedule = _Schedule(self.mix.phases(parts), epochs=args.num_train_epochs)
         args.num_train_epochs = self._schedule.total_epochs
         self.last_clip: ClipResult | None = None
         self._phases = _Phases(self._schedule)
@@ -322,5 +329,3 @@ class _Phases(TrainerCallback):
         for part in self._parts:
             for parameter in part.parameters:
                 parameter.requires_grad_(trainable(part))
-                if not parameter.requires_grad:
-                    parameter.grad = None

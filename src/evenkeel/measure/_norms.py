@@ -8,6 +8,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from evenkeel.clipping import grad_norms
+from evenkeel.errors import MeasureError
 from evenkeel.partition import Components
 
 __all__ = ["GradientNorms"]
@@ -30,10 +31,17 @@ class GradientNorms:
 
     Attributes:
         every: record each ``every``-th step, the first one among them.
+
+    Raises:
+        MeasureError: if ``every`` is not positive.
     """
 
     every: int = 10
     _seen: list[tuple[int, Components, Tensor]] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise MeasureError(f"every must be at least 1, but got {self.every}; 1 records each step")
 
     def record(self, step: int, parts: Components) -> None:
         """Record the norms of this step, before clipping.

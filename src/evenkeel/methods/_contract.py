@@ -47,6 +47,17 @@ class Method(ABC):
     source: ClassVar[str]
     owns: ClassVar[frozenset[Owned]] = frozenset()
 
+    def check(self, parts: Components) -> None:
+        """Refuse a model that lacks what the method needs, before training; the default needs nothing.
+
+        Args:
+            parts: the components of the whole model, per tensor.
+
+        Raises:
+            EvenkeelError: saying what is missing.
+        """
+        return
+
     def phases(self, parts: Components) -> tuple[Phase, ...]:
         """Return the phases of training, called by owners of ``"phases"`` before training.
 

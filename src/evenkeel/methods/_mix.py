@@ -48,14 +48,22 @@ class Mix:
             if len(names) > 1:
                 raise MethodError(
                     f"{' and '.join(names)} cannot be mixed: each decides {words}; keep one of them, or compare them "
-                    f"as "
-                    f"separate methods ({','.join(names)})"
+                    f"as separate methods ({','.join(names)})"
                 )
 
     @property
     def name(self) -> str:
         """The names of the methods, joined by ``+``."""
         return "+".join(method.name for method in self.methods)
+
+    def check(self, parts: Components) -> None:
+        """Refuse a model that lacks what a method needs, before training.
+
+        Args:
+            parts: the components of the whole model, per tensor.
+        """
+        for method in self.methods:
+            method.check(parts)
 
     def phases(self, parts: Components) -> tuple[Phase, ...]:
         """Return the phases of training; a single one that trains everything where no method owns them."""

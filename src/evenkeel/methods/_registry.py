@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -49,7 +50,7 @@ def known_methods() -> dict[str, type[Method]]:
 
 
 def parse_method(text: str) -> Method:
-    """Make a method from its name and options: ``name`` or ``name:option=value:option=value``.
+    """Make a method from its name and options: ``name``, ``name:option=value``, ``name:option={query: 0.1, "*": 1}``.
 
     Args:
         text: what a plan or the command line says; values are read as YAML.
@@ -64,7 +65,7 @@ def parse_method(text: str) -> Method:
         >>> parse_method("component-clip:max_norm=0.1").max_norm
         0.1
     """
-    name, *options = text.strip().split(":")
+    name, *options = re.split(r":(?=\w+=|[^:{}]*$)", text.strip())
     known = known_methods()
     if name not in known:
         raise MethodError(unknown_name("method", name, known))

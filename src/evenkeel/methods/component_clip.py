@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
-from evenkeel.clipping import ClipResult, MaxNorm, check_max_norm, clip_grad_norm_
+from evenkeel.clipping import ClipResult, MaxNorm, applicable, check_max_norm, clip_grad_norm_, resolve
 from evenkeel.errors import ComponentError, unknown_name
 from evenkeel.methods._contract import Method, Owned
 from evenkeel.partition import Components, regroup
@@ -45,6 +45,11 @@ class ComponentClipping(Method):
         if self.by not in get_args(Partition):  # now, not at the first step of a study
             raise ComponentError(unknown_name("partition", str(self.by), get_args(Partition)))
 
+    def check(self, parts: Components) -> None:
+        """Refuse thresholds that name a component which the model does not have, or leave one out."""
+        resolve(self.max_norm, regroup(parts, self.by))
+
     def clip(self, parts: Components) -> ClipResult:
         """Clip every component to its threshold."""
-        return clip_grad_norm_(regroup(parts, self.by), self.max_norm)
+        now = regroup(parts, self.by)
+        return clip_grad_norm_(now, applicable(self.max_norm, now))

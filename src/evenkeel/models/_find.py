@@ -203,6 +203,5 @@ def _from_pretrained(auto_class: str, location: str, **options: Any) -> Any:
             raise ModelError(f"the model in '{location}' cannot be loaded ({reason})") from error
         raise ModelError(
             f"'{location}' is no folder here, and could not be had from the hub ({reason}); without a network, "
-            f"download "
-            f"the model elsewhere and give its folder with --model, or use '{TINY}', which is built in"
+            f"download the model elsewhere and give its folder with --model, or use '{TINY}', which is built in"
         ) from error

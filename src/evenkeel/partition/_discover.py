@@ -55,8 +55,7 @@ def components(model: nn.Module, by: By = "tensor") -> Components:
     if not parts:
         raise ComponentError(
             f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on "
-            f"what "
-            "you want to train first"
+            "what you want to train first"
         )
     return regroup(Components(parts), by)
 

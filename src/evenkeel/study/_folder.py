@@ -81,6 +81,8 @@ class StudyFolder:
                 f"status {self.path}"
             ) from error
         try:
+            for left in self.path.glob(".writing-*"):  # by a driver that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
             yield
         finally:
             lock.release()

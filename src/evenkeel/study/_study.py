@@ -8,7 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from evenkeel.errors import StoreError
+import torch
+
+from evenkeel.errors import PlanError, StoreError
 from evenkeel.methods import parse_mix
 from evenkeel.models import skeleton
 from evenkeel.partition import components
@@ -45,6 +47,8 @@ class Study:
         Raises:
             EvenkeelError: if a task, model or method is unknown or cannot be used.
         """
+        if self.plan.training.precision == "fp16" and not torch.accelerator.is_available():
+            raise PlanError("fp16 needs a GPU, and there is none here; use bf16, or float32")
         self._check_methods()
         jobs = []
         for task, model, method, seed in self.plan.grid():
@@ -67,6 +71,7 @@ class Study:
         for task, model in itertools.product(self.plan.tasks, self.plan.models):
             parts = components(skeleton(locate_model(model), load_data(task).classes))
             for mix in mixes:
+                mix.check(parts)
                 mix.phases(parts)
 
     def run(self, engine: Engine, *, on_report: Callable[[Report], None] = lambda _: None) -> list[RunRecord]:

@@ -100,8 +100,7 @@ def _from_folder(folder: Path, name: str) -> dict[str, pa.Table]:
             return {part: read_table(path) for part, path in paths.items() if path}
     raise DataError(
         f"'{folder}' holds no {name}: there should be '{folder / name}/train' and '.../validation', each ending in "
-        f"one of "
-        f"{', '.join(SUFFIXES)}"
+        f"one of {', '.join(SUFFIXES)}"
     )
 
 
@@ -166,8 +165,7 @@ def _labels(task: Task, part: str, table: pa.Table) -> list[str]:
         if isinstance(value, float) or not isinstance(value, str | int):
             raise DataError(
                 f"{task.name}, {part}: the label {value!r} of example {row} is no class; labels are text or whole "
-                f"numbers "
-                "(regression is not supported yet)"
+                "numbers (regression is not supported yet)"
             )
     return [str(int(value)) if isinstance(value, bool) else str(value) for value in values]
 

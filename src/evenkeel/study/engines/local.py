@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,6 +17,7 @@ from multiprocessing import resource_tracker
 
 from evenkeel.errors import PlanError
 from evenkeel.study._execute import RunResult
+from evenkeel.study._quiet import quieten
 from evenkeel.study.engines._contract import Engine, Job, Report
 
 __all__ = ["LocalEngine"]
@@ -115,14 +116,13 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 def _begin(driver: int) -> None:
     """Prepare a worker: one thread, no chatter, no life after the driver."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import datasets
     import torch
-    import transformers
 
+    from evenkeel.study import _execute  # noqa: F401  # the heavy imports, once
+
+    quieten()
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity(logging.ERROR)
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    datasets.disable_progress_bars()
+    gc.freeze()  # the Trainer collects garbage again and again: let it look at the runs' objects, not at the libraries'
     threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
 
 
