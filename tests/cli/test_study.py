@@ -208,7 +208,7 @@ def test_ctrl_c_exits_with_130_and_the_same_command_finishes(
     evenkeel: Call, small_data: Path, small_model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    recipe = ["--methods", "full", "--seeds", "2", "--workers", "1", "--epochs", "60"]
+    recipe = ["--methods", "full", "--seeds", "6", "--workers", "1", "--epochs", "40"]
     arguments = usual(small_data, small_model, out, *recipe)
     process = begin(arguments, tmp_path / "scratch")
     wait_for(lambda: any(run.finished for run in runs_of(out)), process)
@@ -216,14 +216,16 @@ def test_ctrl_c_exits_with_130_and_the_same_command_finishes(
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err.strip() == "interrupted: what was finished is kept; the same command goes on"
-    assert [run.status for run in runs_of(out)] == ["done", "queued"]
+    before = [run.status for run in runs_of(out)]  # how many were done by then is chance
+    assert before == sorted(before)
+    assert set(before) == {"done", "queued"}
 
     said = evenkeel("study", *arguments)
     assert said.code == 0
-    first, second = runs_of(out)
-    assert (first.status, first.attempts, second.status) == ("done", 1, "done")
-    assert "seed 1:" not in said.out
-    assert "seed 2: accuracy" in said.out
+    assert {run.status for run in runs_of(out)} == {"done"}
+    for status, run in zip(before, runs_of(out), strict=True):
+        assert (f"seed {run.spec.seed}: accuracy" in said.out) == (status == "queued")
+        assert run.attempts == 1 or status == "queued"
 
 
 @pytest.mark.slow
