@@ -15,7 +15,7 @@ DEMO_PLAN = {
     "tasks": ["grammar/acceptability"],
     "models": ["tiny"],
     "methods": ["full", "gradual-unfreezing", "component-clip"],
-    "training": {"learning_rate": 1e-3, "epochs": 3.0, "max_length": 64},
+    "training": {"learning_rate": 1e-3, "epochs": 3.0},
 }
 
 

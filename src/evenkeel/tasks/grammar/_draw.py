@@ -22,7 +22,7 @@ class Draw:
     """A source of random choices, fixed by a key.
 
     Args:
-        key: words and numbers that name the stream; any difference gives another stream.
+        *key: words and numbers that name the stream; any difference gives another stream.
 
     Example:
         >>> Draw("rows", 0).pick("abcdef") == Draw("rows", 0).pick("abcdef")

@@ -98,8 +98,8 @@ def sentences(n: int, *, seed: int) -> list[str]:
 def pairs(n: int, *, seed: int) -> list[tuple[str, str]]:
     """Return pairs of sentences for pretraining: as in entailment and paraphrase in turn, without labels.
 
-    As neighbours in real text do, most of them go together: nine in ten, where the tasks have about half. So what a
-    masked word was can be read off the other sentence, and pretraining learns to look there.
+    As neighbours in real text do, they go together: here all do, in the tasks about half. So what a masked word was can
+    be read off the other sentence.
 
     Args:
         n: number of pairs.
