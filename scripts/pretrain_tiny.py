@@ -111,7 +111,8 @@ def train(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> tu
     torch.manual_seed(options.seed)
     model = make_model(options.layers, options.width, options.heads).train()
     texts = [*sentences(options.texts, seed=options.seed), *pairs(options.texts, seed=options.seed)]
-    stream, generator = batches(texts, tokenizer, options.batch, options.seed), torch.Generator().manual_seed(options.seed)
+    stream = batches(texts, tokenizer, options.batch, options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, options.steps // 20, options.steps)
     began, recent = time.monotonic(), []
@@ -137,8 +138,9 @@ def save(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path, 
     config = model.config
     card = f"""# tiny: a BERT pretrained on evenkeel's embedded grammar
 
-{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, feed-forward {config.intermediate_size}, \
-{POSITIONS} positions, {config.vocab_size} tokens; {count:,} encoder weights, stored as float16.
+{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, \
+feed-forward {config.intermediate_size}, {POSITIONS} positions, {config.vocab_size} tokens; \
+{count:,} encoder weights, stored as float16.
 Load it with `dtype=torch.float32`. The pooler and the classifier are not in it: they start from the run's own seed.
 
 - Made by: `{command}`
@@ -154,15 +156,17 @@ tokenizers {tokenizers.__version__}; {platform.machine()} CPU.
 def main() -> None:
     """Parse the command line, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"steps": 3000, "batch": 64, "layers": 6, "width": 128, "heads": 4, "texts": 60000, "seed": 0}.items():
+    numbers = {"steps": 3000, "batch": 64, "layers": 6, "width": 128, "heads": 4, "texts": 60000, "seed": 0}
+    for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate, default 1e-3")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write, default the package's own")
     options = parser.parse_args()
     tokenizer = make_tokenizer()
     model, loss = train(options, tokenizer)
-    given = {name: value for name, value in vars(options).items() if name != "out" and value != parser.get_default(name)}
-    command = " ".join(["python scripts/pretrain_tiny.py", *(f"--{name} {value}" for name, value in given.items())])
+    given = [(name, value) for name, value in vars(options).items() if value != parser.get_default(name)]
+    options_given = [f"--{name} {value}" for name, value in given if name != "out"]
+    command = " ".join(["python scripts/pretrain_tiny.py", *options_given])
     save(model, tokenizer, options.out, loss, command)
     print(f"held-out loss {loss:.3f}; written to {options.out}")
 

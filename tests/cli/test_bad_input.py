@@ -85,6 +85,11 @@ OVER_OWN_FILES: list[tuple[list[str], str]] = [
     (["--batch-size", "0"], "training.batch_size: .*greater than 0"),
     (["--max-length", "3"], r"training.max_length: .*greater than or equal to 4 \(given: 3\)"),
     (["--warmup", "1"], "training.warmup: .*less than 1"),
+    (["--precision", "fp16"], "fp16 needs a GPU, and there is none here; use bf16, or float32"),
+    (
+        ["--methods", "component-clip:max_norm={qeury: 1, '*': 1}"],
+        "max_norm names 'qeury', which is the role or path of no",
+    ),
     (["--schedule", "square"], "training.schedule: .*'linear', 'cosine' or 'constant'"),
     (["--precision", "int4"], "training.precision: .*'float32', 'bf16' or 'fp16'"),
     (["--out", "{here}/train.csv/out"], r"'{here}/train.csv/out' cannot be written \(.*\); choose another"),

@@ -5,6 +5,7 @@ import pytest
 from tests import _models
 
 from evenkeel import clip_grad_norm_, components
+from evenkeel.errors import MeasureError
 from evenkeel.measure import GradientNorms
 
 COLUMNS = {
@@ -54,3 +55,9 @@ def test_components_may_change_between_records() -> None:
 def test_an_empty_table_has_the_columns_too() -> None:
     assert GradientNorms().table().num_rows == 0
     assert GradientNorms().table().schema.names == list(COLUMNS)
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_recording_never_is_refused(every: int) -> None:
+    with pytest.raises(MeasureError, match=f"every must be at least 1, but got {every}"):
+        GradientNorms(every=every)

@@ -8,7 +8,7 @@ from tests import _models
 from torch import nn
 
 from evenkeel import components
-from evenkeel.errors import MethodError
+from evenkeel.errors import MethodError, ThresholdError
 from evenkeel.methods import ComponentClipping, FullFineTuning, GradualUnfreezing, Method, Mix
 
 
@@ -87,3 +87,15 @@ def test_a_method_does_nothing_that_it_does_not_own() -> None:
         FullFineTuning().phases(parts)
     with pytest.raises(NotImplementedError, match="GradualUnfreezing does not own the clipping"):
         GradualUnfreezing().clip(parts)
+
+
+def test_thresholds_are_checked_against_the_whole_model_and_then_apply_to_what_is_trained() -> None:
+    model = _models.bert()
+    mix = Mix((ComponentClipping(max_norm={"embedding": 1e-9, "*": 1e9}), GradualUnfreezing()))
+    mix.check(components(model))  # embeddings are there, though frozen at first
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("embeddings" not in name)
+    _models.backward(model)
+    assert set(mix.clip(components(model)).coefficients.tolist()) == {1.0}
+    with pytest.raises(ThresholdError, match="'qeury', which is the role or path of no component"):
+        Mix((ComponentClipping(max_norm={"qeury": 1.0, "*": 1.0}),)).check(components(model))

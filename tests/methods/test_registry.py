@@ -145,3 +145,8 @@ INSTANCE: Any = Foreign()
 
 def helper() -> None:
     """Not a method."""
+
+
+def test_an_option_may_be_a_mapping() -> None:
+    method = parse_method('component-clip:max_norm={query: 0.1, "layer.0.*": 1e-3, "*": .05}:by=module')
+    assert method == ComponentClipping(max_norm={"query": 0.1, "layer.0.*": 1e-3, "*": 0.05}, by="module")

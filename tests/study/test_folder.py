@@ -84,3 +84,9 @@ def test_the_lock_keeps_a_second_driver_out(folder: StudyFolder) -> None:
         pass
     with folder.lock():  # free again
         pass
+
+
+def test_what_a_killed_driver_left_half_written_goes(folder: StudyFolder) -> None:
+    (folder.path / ".writing-x").mkdir()
+    with folder.lock():
+        assert not (folder.path / ".writing-x").exists()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -24,7 +22,7 @@ from transformers import (
 from evenkeel.clipping import ClipResult, MaxNorm, applicable, check_max_norm, clip_grad_norm_, resolve
 from evenkeel.errors import GradientError, MethodError
 from evenkeel.measure import GradientNorms
-from evenkeel.methods import Method, Mix, Phase, parse_method
+from evenkeel.methods import Method, Mix, PhaseSchedule, parse_method
 from evenkeel.partition import By, Component, Components, CurrentComponents, components
 
 __all__ = ["ComponentClip", "MethodTrainer", "Recorder"]
@@ -200,7 +198,7 @@ class MethodTrainer(Trainer):
             raise MethodError("MethodTrainer was given no model; pass model, or model_init")
         parts = components(self.model)
         self.mix.check(parts)
-        self._schedule = _Schedule(self.mix.phases(parts), epochs=args.num_train_epochs)
+        self._schedule = PhaseSchedule(self.mix.phases(parts), epochs=args.num_train_epochs)
         args.num_train_epochs = self._schedule.total_epochs
         self.last_clip: ClipResult | None = None
         self._phases = _Phases(self._schedule)
@@ -266,45 +264,10 @@ class MethodTrainer(Trainer):
         self.last_clip = self.mix.clip(parts)
 
 
-class _Schedule:
-    """When each phase begins, in optimizer steps."""
-
-    def __init__(self, phases: Sequence[Phase], *, epochs: float) -> None:
-        self.phases = tuple(phases)
-        self._lengths = [phase.epochs if phase.epochs is not None else epochs for phase in phases]
-        self._starts = [0]
-        self._steps = 0
-
-    def __len__(self) -> int:
-        return len(self.phases)
-
-    @property
-    def total_epochs(self) -> float:
-        return sum(self._lengths)
-
-    def set_steps(self, steps: int) -> None:
-        """Share ``steps`` among the phases in proportion to their epochs."""
-        ends = [round(steps * done / self.total_epochs) for done in itertools.accumulate(self._lengths)]
-        if len(set(ends)) < len(ends) or ends[0] == 0:
-            raise MethodError(f"{steps} steps are too few for {len(self)} phases; train longer, or on more examples")
-        self._starts, self._steps = [0, *ends[:-1]], steps
-
-    def phase_steps(self) -> list[int]:
-        return [end - start for start, end in itertools.pairwise([*self._starts, self._steps])]
-
-    def at(self, step: int) -> tuple[int, int]:
-        """Return the phase that optimizer step ``step`` belongs to, and that phase's first step."""
-        phase = bisect.bisect_right(self._starts, step) - 1
-        return phase, self._starts[phase]
-
-    def begins(self, step: int) -> bool:
-        return step in self._starts
-
-
 class _Phases(TrainerCallback):
     """Freezes and releases components as the phases say."""
 
-    def __init__(self, schedule: _Schedule) -> None:
+    def __init__(self, schedule: PhaseSchedule) -> None:
         self._schedule = schedule
         self._parts = Components([])
 

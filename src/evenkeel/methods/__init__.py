@@ -3,6 +3,7 @@
 from evenkeel.methods._contract import Method, Phase
 from evenkeel.methods._mix import Mix
 from evenkeel.methods._registry import known_methods, parse_method, parse_mix
+from evenkeel.methods._schedule import PhaseSchedule
 from evenkeel.methods.component_clip import ComponentClipping
 from evenkeel.methods.full import FullFineTuning
 from evenkeel.methods.gradual_unfreezing import GradualUnfreezing
@@ -14,6 +15,7 @@ __all__ = [
     "Method",
     "Mix",
     "Phase",
+    "PhaseSchedule",
     "known_methods",
     "parse_method",
     "parse_mix",

@@ -94,6 +94,10 @@ def _value(value: str, text: str) -> Any:
         read = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise MethodError(f"'{value}' in '{text}' cannot be read as YAML; put text in quotes") from error
+    return {key: _number(item) for key, item in read.items()} if isinstance(read, dict) else _number(read)
+
+
+def _number(read: Any) -> Any:
     if isinstance(read, str):
         with contextlib.suppress(ValueError):
             return float(read)

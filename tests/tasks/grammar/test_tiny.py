@@ -92,5 +92,5 @@ def test_pretraining_is_worth_much_on_acceptability() -> None:
         for pretrained in (True, False)
     }
     labels = rows("acceptability", "validation")["label"]
-    assert start[True] > sum(labels) / len(labels) + 0.15
-    assert start[True] > start[False] + 0.15
+    assert start[True] > sum(labels) / len(labels) + 0.2
+    assert start[True] > start[False] + 0.2
