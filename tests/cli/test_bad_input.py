@@ -87,7 +87,7 @@ OVER_OWN_FILES: list[tuple[list[str], str]] = [
     (["--warmup", "1"], "training.warmup: .*less than 1"),
     (["--precision", "fp16"], "fp16 needs a GPU, and there is none here; use bf16, or float32"),
     (
-        ["--methods", "component-clip:max_norm={qeury: 1, '*': 1}"],
+        ["--methods", "component-clip:max_norm={{qeury: 1, '*': 1}}"],
         "max_norm names 'qeury', which is the role or path of no",
     ),
     (["--schedule", "square"], "training.schedule: .*'linear', 'cosine' or 'constant'"),

@@ -97,6 +97,7 @@ def plan_and_specs(
     specs = [
         RunSpec(
             task=task.name,
+            metric="accuracy",
             data_fingerprint="d" * 16,
             model=model,
             model_fingerprint="m" * 16,

@@ -14,6 +14,7 @@ PLAN = Plan.checked({"tasks": ["rte"], "seeds": 3}, where="the test")
 SPECS = [
     RunSpec(
         task="rte",
+        metric="accuracy",
         data_fingerprint="d",
         model="tiny",
         model_fingerprint="m",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evenkeel.errors import DataError
 from evenkeel.tasks import TaskSource, load_task
+from evenkeel.tasks._files import read_table
 
 AWKWARD = [
     ("a plain sentence", "no"),
@@ -137,3 +138,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, conten
     as_csv(tmp_path / "validation.csv", AWKWARD)
     with pytest.raises(DataError, match=f"(?s){said}"):
         load_task(TaskSource(name="mine", train=tmp_path / name, validation=tmp_path / "validation.csv"))
+
+
+def test_quotation_marks_that_join_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_text('text\tlabel\na\t0\n"He said hi\t1\nHe left"\t0\nb\t1\n', encoding="utf-8")
+    with pytest.raises(DataError, match="has 4 rows, but cells that begin with a quotation mark .* 3 would be left"):
+        read_table(path)

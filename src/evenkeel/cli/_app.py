@@ -21,7 +21,6 @@ from evenkeel.errors import EvenkeelError
 __all__ = ["app", "main"]
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 app = typer.Typer(
     name="evenkeel",
@@ -59,12 +58,6 @@ def main() -> None:
     except EvenkeelError as error:
         errors_to(sys.stderr).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(USAGE_ERROR)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this, without a word
-            errors_to(sys.stderr).print(
-                "interrupted: what was finished is kept; the same command goes on", highlight=False
-            )
-        raise
 
 
 def _escaped(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from evenkeel.cli._console import console
+from evenkeel.cli._console import console, interruptible
 from evenkeel.report import findings, results_table, write_report
 from evenkeel.study import Plan, RunRecord, Store, Study, StudyFolder, open_study
 from evenkeel.study.engines import LocalEngine, Report
@@ -33,7 +33,8 @@ def drive(plan: Plan, out: Path, *, workers: int | None = None) -> None:
     engine = LocalEngine(workers=workers)
     with console.status("checking the plan, loading data and model"):
         total = len(study.jobs())
-    runs = _with_progress(study, engine, total)
+    with interruptible("what was finished is kept; the same command goes on"):
+        runs = _with_progress(study, engine, total)
     broken = [run for run in runs if run.status in ("error", "lost")]
     for run in broken[:3]:
         reason = (run.error or "its process died again and again").strip().splitlines()[-1]

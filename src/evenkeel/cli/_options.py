@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from evenkeel.errors import PlanError
 
-__all__ = ["ModelName", "Shared", "with_shared_options"]
+__all__ = ["ModelName", "Shared", "method_names", "with_shared_options"]
 
 _DATA, _RECIPE = "Data", "Training"
 
@@ -127,6 +128,22 @@ def _shared(
             "group_by_length": group_by_length,
         },
     )
+
+
+def method_names(text: str) -> list[str]:
+    """Split at the commas that do not stand in a mapping, which a method's option may be.
+
+    Args:
+        text: names of methods with their options.
+
+    Returns:
+        The names.
+
+    Example:
+        >>> method_names("full, component-clip:max_norm={query: 1, norm: 2}")
+        ['full', 'component-clip:max_norm={query: 1, norm: 2}']
+    """
+    return [name.strip() for name in re.split(r",(?![^{]*\})", text)]
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenkeel.cli._options import ModelName, Shared, with_shared_options
+from evenkeel.cli._options import ModelName, Shared, method_names, with_shared_options
 from evenkeel.errors import PlanError
 
 __all__ = ["finetune"]
@@ -25,12 +25,12 @@ def finetune(
     seed: Annotated[int, typer.Option(help="Seed of head, data order and dropout.")] = 1,
 ) -> None:
     """Fine-tune one model and save it so that plain transformers loads it."""
-    if "," in methods or "," in (task or ""):
+    if len(method_names(methods)) > 1 or "," in (task or ""):
         raise PlanError(
             f"finetune trains one model on one task, but got the methods '{methods}' and the task '{task}'; join "
             "methods with + to mix them, or compare them by evenkeel study"
         )
-    from evenkeel.cli._console import console
+    from evenkeel.cli._console import console, interruptible
     from evenkeel.cli._progress import TrainingProgress
     from evenkeel.study import Plan, finetune_one
 
@@ -42,7 +42,8 @@ def finetune(
         "training": shared.training,
     }
     plan = Plan.checked(content, where="the command line")
-    outcome = finetune_one(plan, out, callbacks=[TrainingProgress(console)])
+    with interruptible("nothing was saved"):
+        outcome = finetune_one(plan, out, callbacks=[TrainingProgress(console)])
     score = outcome["scores"]["validation"]
     if outcome["diverged"]:
         console.print(

@@ -21,10 +21,13 @@ def status(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) 
 
     _, runs, _ = open_study(folder)
     table = Table(title=f"{sum(run.finished for run in runs)} of {len(runs)} runs have a result")
-    states: tuple[Status, ...] = ("done", "diverged", "running", "queued", "error", "lost")
-    for column in ("task", "method", *states):
-        table.add_column(column, justify="left" if column in ("task", "method") else "right")
-    cells = Counter((run.spec.task, run.spec.method, run.status) for run in runs)
-    for task, method in dict.fromkeys((run.spec.task, run.spec.method) for run in runs):
-        table.add_row(task, method, *(str(cells[task, method, state] or "") for state in states))
+    every: tuple[Status, ...] = ("done", "diverged", "running", "queued", "error", "lost")
+    states = [state for state in every if any(run.status == state for run in runs)]
+    for name in ("task", "model", "method"):
+        table.add_column(name, overflow="fold")
+    for state in states:
+        table.add_column(state, justify="right")
+    cells = Counter((run.spec.task, run.spec.model, run.spec.method, run.status) for run in runs)
+    for task, model, method in dict.fromkeys(key[:3] for key in cells):
+        table.add_row(task, model, method, *(str(cells[task, model, method, state] or "") for state in states))
     console.print(table)

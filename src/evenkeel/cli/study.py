@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evenkeel.cli._options import ModelName, Shared, with_shared_options
+from evenkeel.cli._options import ModelName, Shared, method_names, with_shared_options
 from evenkeel.errors import PlanError
 
 __all__ = ["study"]
-
-_COMMA_OUTSIDE_BRACES = r",(?![^{]*\})"  # a method's option may be a mapping
 
 
 @with_shared_options
@@ -52,7 +49,7 @@ def study(
     content = {
         "tasks": shared.named(task),
         "models": [model],
-        "methods": [name.strip() for name in re.split(_COMMA_OUTSIDE_BRACES, methods)],
+        "methods": method_names(methods),
         "seeds": _seeds(seeds),
         "training": shared.training,
     }

@@ -69,7 +69,7 @@ def clip_grad_norm_(
     Args:
         parts: the components, ``C`` of them; a model stands for ``components(model)``. With
             ``components(model, by="global")`` this is torch's own clipping.
-        max_norm: the threshold, in units of the norm; or thresholds by role or path (see :func:`evenkeel.components`).
+        max_norm: the threshold, in units of the norm; or thresholds by role or path, the first that fits.
         norm_type: order of the norm; positive, may be ``inf``.
         nonfinite: what to do with a component whose norm is NaN or infinite. ``"propagate"``: NaN stays in that
             component and in no other. ``"zero"``: its gradient becomes zeros (momentum and weight decay still act).

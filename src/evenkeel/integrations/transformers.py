@@ -140,8 +140,9 @@ class Recorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at the model, which may be another one than in the training before."""
+        """Begin anew, on a model that may be another one than in the training before."""
         self._current = CurrentComponents(kwargs["model"])
+        self.norms = GradientNorms(every=self.norms.every)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -191,6 +192,12 @@ class MethodTrainer(Trainer):
         if isinstance(methods, str):
             raise MethodError(f"methods must be a list, but got the text '{methods}'; write methods=['{methods}']")
         self.mix = Mix(tuple(parse_method(method) if isinstance(method, str) else method for method in methods))
+        if any(isinstance(callback, ComponentClip) for callback in kwargs.get("callbacks") or ()):
+            raise MethodError(
+                f"MethodTrainer clips as {self.mix.name} says, and was given the callback ComponentClip, which would "
+                f"clip "
+                "again; keep one of them"
+            )
         args = copy.copy(args) if args is not None else TrainingArguments()
         args.max_grad_norm = 0.0
         super().__init__(model, args, **kwargs)

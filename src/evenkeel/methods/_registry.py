@@ -116,4 +116,5 @@ def parse_mix(text: str) -> Mix:
     Raises:
         MethodError: if a part cannot be parsed, or the parts cannot be mixed.
     """
-    return Mix(tuple(parse_method(part) for part in text.split("+")))
+    parts = re.split(r"\+(?=\s*(?:[A-Za-z]|$))(?![^{]*\})", text)  # the plus of 1e+3, or in a mapping, joins nothing
+    return Mix(tuple(parse_method(part) for part in parts))

@@ -59,11 +59,16 @@ class GradualUnfreezing(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class _Above:
-    """Whether a component is in block ``lowest`` or above it; embeddings lie below block 0."""
+    """Whether a component is in block ``lowest`` or above it.
+
+    Outside the blocks, heads, poolers and a norm behind the last block lie above; everything else counts as embeddings,
+    which lie below block 0, so that nothing below a frozen block is trained.
+    """
 
     lowest: int
 
     def __call__(self, component: Component) -> bool:
         if component.layer is not None:
             return component.layer >= self.lowest
-        return self.lowest == 0 or not component.path.startswith("embedding.")
+        final_norm = component.role == "norm" and not component.path.startswith("embedding.")
+        return self.lowest == 0 or final_norm or component.role in ("head", "pooler")

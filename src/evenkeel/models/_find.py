@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ __all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokeniz
 
 TINY = "tiny"
 _TINY_FOLDER = Path(__file__).parent / "tiny"
-_HASHED = ("config.json", "tokenizer.json", "*.safetensors")
+# Whatever decides what the model computes and how text becomes tokens.
+_HASHED = ("config.json", "*.safetensors", "*token*.json", "vocab*", "merges.txt", "*.model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def find_model(name: str) -> ModelSource:
         )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"there is no folder '{name}'; give an existing folder, a hub id, or '{TINY}'")
-    if "/" not in name and name.lower().startswith(TINY[:2]):
+    if difflib.get_close_matches(name.lower(), [TINY]):
         raise ModelError(unknown_name("model", name, [TINY]) + "; or give a folder or a hub id")
     return _on_hub(name)
 
@@ -95,7 +97,7 @@ def _on_hub(name: str) -> ModelSource:
 def _hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for pattern in _HASHED:
-        for path in sorted(folder.glob(pattern)):
+        for path in sorted(path for path in folder.glob(pattern) if path.is_file()):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

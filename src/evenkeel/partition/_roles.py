@@ -56,11 +56,11 @@ IN_BLOCK: tuple[Rule, ...] = (
 
 # Names of modules outside the blocks.
 OUTSIDE: tuple[Rule, ...] = (
-    (r"word_embeddings|embed_tokens|wte", "embedding", "embedding.word"),
+    (r"word_embeddings?|tok_embeddings|embed_tokens|wte|shared", "embedding", "embedding.word"),
     (r"position_embeddings|embed_positions|wpe", "embedding", "embedding.position"),
     (r"token_type_embeddings", "embedding", "embedding.token_type"),
     (r"embeddings_project|embedding_hidden_mapping_in", "embedding", "embedding.projection"),  # ELECTRA, ALBERT
-    (r"embeddings\.LayerNorm|layernorm_embedding", "norm", "embedding.norm"),
+    (r"embeddings\.(?:LayerNorm|norm)|layernorm_embedding", "norm", "embedding.norm"),
     (r"pooler(?:\.dense)?|pre_classifier", "pooler", "pooler"),
     (r"(?:classifier|cls|score|qa_outputs|lm_head|classification_head)((?:\.\w+)*)", "head", "head{0}"),
     (r"norm|ln_f|final_layer_norm|layer_norm", "norm", "norm"),

@@ -25,6 +25,7 @@ from transformers import (
     set_seed,
 )
 
+from evenkeel.errors import DataError
 from evenkeel.integrations.transformers import MethodTrainer, Recorder
 from evenkeel.methods import parse_mix
 from evenkeel.models import load_classifier
@@ -92,8 +93,17 @@ def execute(
 
     Returns:
         The result; a run that diverged is a result too.
+
+    Raises:
+        DataError: if data or model are not those that the specification was made from.
     """
     prepared = prepare(task, model, spec.training.max_length)
+    if (prepared.data.fingerprint, prepared.model.fingerprint) != (spec.data_fingerprint, spec.model_fingerprint):
+        raise DataError(
+            f"the files of task {spec.task} or model {spec.model} were changed while the study ran; put them back "
+            f"and start "
+            "the same command again, or begin a new study"
+        )
     started, started_cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
         trainer, recorder, watch = _trainer(spec, prepared, scratch, callbacks)

@@ -29,7 +29,7 @@ class _Frozen(BaseModel):
 
 
 class Training(_Frozen):
-    """The recipe that all runs of a study share. The defaults are the paper's."""
+    """The recipe that all runs of a study share. The defaults are the paper's, and length grouping, which is ours."""
 
     learning_rate: Positive = Field(default=2e-5, description="peak learning rate")
     epochs: Positive = Field(default=3.0, description="epochs; of each phase, for methods that train in phases")
@@ -70,6 +70,7 @@ class RunSpec(_Frozen):
     """One run: everything that its result depends on, and nothing else."""
 
     task: str
+    metric: str
     data_fingerprint: str
     model: str
     model_fingerprint: str
@@ -165,7 +166,9 @@ def load_plan(path: Path) -> Plan:
     if not isinstance(content, dict):
         raise PlanError(f"the plan '{path}' must be a mapping with the keys {', '.join(Plan.model_fields)}")
     plan = Plan.checked(content, where=f"the plan '{path}'")
-    return plan.model_copy(update={"tasks": tuple(_relative(task, path.parent) for task in plan.tasks)})
+    tasks = tuple(_relative(task, path.parent) for task in plan.tasks)
+    models = tuple(str(path.parent / model) if (path.parent / model).is_dir() else model for model in plan.models)
+    return plan.model_copy(update={"tasks": tasks, "models": models})
 
 
 def _relative(task: TaskPlan, folder: Path) -> TaskPlan:

@@ -37,6 +37,7 @@ class Study:
         """Bind a plan to a folder; nothing is read or written yet."""
         self.plan = plan
         self.folder = folder
+        self._jobs: list[Job] | None = None  # checking and loading take a while: once will do
 
     def jobs(self) -> list[Job]:
         """Load and check everything that the runs need.
@@ -47,6 +48,11 @@ class Study:
         Raises:
             EvenkeelError: if a task, model or method is unknown or cannot be used.
         """
+        if self._jobs is None:
+            self._jobs = self._checked_jobs()
+        return self._jobs
+
+    def _checked_jobs(self) -> list[Job]:
         if self.plan.training.precision == "fp16" and not torch.accelerator.is_available():
             raise PlanError("fp16 needs a GPU, and there is none here; use bf16, or float32")
         self._check_methods()
@@ -55,6 +61,7 @@ class Study:
             prepared = prepare(task, model, self.plan.training.max_length)
             spec = RunSpec(
                 task=task.name,
+                metric=load_data(task).task.metric,
                 data_fingerprint=load_data(task).fingerprint,
                 model=prepared.model.name,
                 model_fingerprint=locate_model(model).fingerprint,

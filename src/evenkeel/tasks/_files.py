@@ -56,7 +56,22 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(f"'{path}' cannot be read as {path.suffix[1:].upper()}: {error}") from error
     if table is None or table.num_rows == 0:
         raise DataError(f"'{path}' has a header and no examples; add them, or name another file")
+    if path.suffix == ".tsv":
+        _check_quotes(path, table)
     return table
+
+
+def _check_quotes(path: Path, table: pa.Table) -> None:
+    """Refuse a file that is whole without quoting, and in which quoting joins rows: its marks are part of the text."""
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    alike = len({line.count("\t") for line in lines}) == 1
+    if alike and table.num_rows < len(lines) - 1:
+        raise DataError(
+            f"'{path}' has {len(lines) - 1} rows, but cells that begin with a quotation mark join some of them, so "
+            f"that "
+            f"{table.num_rows} would be left; put such cells in quotation marks and write each mark in them twice, as "
+            "Python's csv module does, or save the file as CSV, JSONL or Parquet"
+        )
 
 
 def _read(path: Path) -> pa.Table:

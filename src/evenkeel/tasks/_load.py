@@ -94,7 +94,10 @@ def _embedded(name: str) -> dict[str, pa.Table]:
 def _from_folder(folder: Path, name: str) -> dict[str, pa.Table]:
     if not folder.is_dir():
         raise DataError(f"there is no folder '{folder}' to read {name} from; give the folder of the files with --data")
-    for place in (folder / name, folder):
+    places = [folder / name]
+    if folder.name == name or folder.name not in KNOWN:  # the folder of another task is no place to look
+        places.append(folder)
+    for place in places:
         paths = {part: find_part(place, part) for part in ("train", "validation")}
         if all(paths.values()):
             return {part: read_table(path) for part, path in paths.items() if path}

@@ -15,6 +15,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 
+import joblib
+import torch
+
 from evenkeel.errors import PlanError
 from evenkeel.study._execute import RunResult
 from evenkeel.study._quiet import quieten
@@ -35,14 +38,16 @@ class LocalEngine(Engine):
         """Set up the engine; processes start with the first job.
 
         Args:
-            workers: how many runs go on at a time; None takes one for each core that this process may use.
+            workers: how many runs go on at a time; None takes one for each core that this process may use, and one in
+                all where there is a GPU.
 
         Raises:
             PlanError: if ``workers`` is not positive.
         """
         if workers is not None and workers < 1:
             raise PlanError(f"workers must be positive, but got {workers}; leave it out for one a core")
-        self.workers = workers or len(os.sched_getaffinity(0))
+        # On a GPU, one: how many runs fit on it is not known here.
+        self.workers = workers or (1 if torch.accelerator.is_available() else joblib.cpu_count())
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Report]:
         """Execute all jobs; see :class:`Engine`."""
@@ -116,10 +121,6 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 def _begin(driver: int) -> None:
     """Prepare a worker: one thread, no chatter, no life after the driver."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import torch
-
-    from evenkeel.study import _execute  # noqa: F401  # the heavy imports, once
-
     quieten()
     torch.set_num_threads(1)
     gc.freeze()  # the Trainer collects garbage again and again: let it look at the runs' objects, not at the libraries'
