@@ -16,7 +16,6 @@ from evenkeel.errors import PlanError, StoreError
 from evenkeel.study._execute import execute
 from evenkeel.study._folder import StudyFolder
 from evenkeel.study._plan import Plan
-from evenkeel.study._quiet import quieten
 from evenkeel.study._study import Study
 
 __all__ = ["finetune_one"]
@@ -40,7 +39,6 @@ def finetune_one(plan: Plan, out: Path, *, callbacks: Sequence[TrainerCallback] 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"'{out}' exists and is not empty; choose a new folder with --out")
-    quieten()
     jobs = Study(plan, StudyFolder(out)).jobs()
     if len(jobs) != 1:
         raise PlanError(f"the plan has {len(jobs)} runs, and one model is to be kept; name one task, method and seed")

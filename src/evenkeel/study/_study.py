@@ -17,6 +17,7 @@ from evenkeel.partition import components
 from evenkeel.study._folder import StudyFolder
 from evenkeel.study._plan import Plan, RunSpec, TaskPlan, Training
 from evenkeel.study._prepare import load_data, locate_model, prepare
+from evenkeel.study._quiet import quieten
 from evenkeel.study._store import RunRecord, Store
 from evenkeel.study.engines import Engine, Job, Report
 
@@ -49,6 +50,7 @@ class Study:
             EvenkeelError: if a task, model or method is unknown or cannot be used.
         """
         if self._jobs is None:
+            quieten()
             self._jobs = self._checked_jobs()
         return self._jobs
 
