@@ -127,3 +127,12 @@ def test_one_model_comes_from_one_run(make_plan: MakePlan, tmp_path: Path) -> No
     ):
         finetune_one(make_plan(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mount_point_is_refused_before_training(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda _: True)
+    plan = Plan.checked({"tasks": ["rte"], "seeds": [1]}, where="the test")
+    with pytest.raises(StoreError, match="is a mount point; choose a folder inside it"):
+        finetune_one(plan, tmp_path / "out")

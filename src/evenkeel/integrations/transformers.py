@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, cast, final
 
 import torch
 from torch import nn
@@ -45,26 +46,34 @@ def unscale(optimizer: Any) -> None:
             raise
 
 
-class _BeforeStep(TrainerCallback):
-    """Calls a function with what is trained now, once per optimizer step, when gradients are complete and unscaled."""
+class _EachStep(TrainerCallback, ABC):
+    """Acts once per optimizer step, when gradients are complete and unscaled, on what is trained by then."""
 
-    def __init__(self, act: Callable[[Components], object]) -> None:
-        self._act = act
-        self._current: CurrentComponents
+    def __init__(self, by: By = "tensor") -> None:
+        self.by: By = by
+        self._current: CurrentComponents | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._current = CurrentComponents(kwargs["model"])  # model_init makes a new one for every training
+        """Look at the model; ``model_init`` makes a new one for every training."""
+        self._current = CurrentComponents(kwargs["model"], self.by)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Act on what the optimizer is about to see."""
         unscale(kwargs["optimizer"])
-        self._act(self._current())
+        if self._current is None:  # a loop that is no Trainer's may leave out on_train_begin
+            self._current = CurrentComponents(kwargs["model"], self.by)
+        self._act(self._current(), state)
+
+    @abstractmethod
+    def _act(self, parts: Components, state: TrainerState) -> None: ...
 
 
-class ComponentClip(TrainerCallback):
+@final
+class ComponentClip(_EachStep):
     """Clip the gradient of every component on its own, in anybody's Trainer.
 
     It runs once per optimizer step, after accumulation and unscaling and before the optimizer. The components are
@@ -94,12 +103,11 @@ class ComponentClip(TrainerCallback):
         Raises:
             ThresholdError: if ``max_norm`` is no threshold.
         """
+        super().__init__(by)
         check_max_norm(max_norm)
         self.max_norm = max_norm
-        self.by: By = by
         self.also_global = also_global
         self.last: ClipResult | None = None
-        self._current: CurrentComponents | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -111,21 +119,16 @@ class ComponentClip(TrainerCallback):
                 "which acts first and hides the components' own norms; set TrainingArguments(max_grad_norm=0), or "
                 "ComponentClip(also_global=True) if you mean both"
             )
-        self._current = CurrentComponents(kwargs["model"], self.by)
-        resolve(self.max_norm, self._current())  # a name that fits nothing is an error now; later it may be frozen
+        super().on_train_begin(args, state, control, **kwargs)
+        # A name that fits nothing is an error now; later it may be what is frozen.
+        resolve(self.max_norm, components(kwargs["model"], self.by))
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Clip what the optimizer is about to see."""
-        unscale(kwargs["optimizer"])
-        if self._current is None:  # a loop that is no Trainer's may leave out on_train_begin
-            self._current = CurrentComponents(kwargs["model"], self.by)
-        parts = self._current()
+    def _act(self, parts: Components, state: TrainerState) -> None:
         self.last = clip_grad_norm_(parts, applicable(self.max_norm, parts))
 
 
-class Recorder(TrainerCallback):
+@final
+class Recorder(_EachStep):
     """Record the gradient norm of every component before clipping; put it before any clipping callback.
 
     Attributes:
@@ -134,24 +137,31 @@ class Recorder(TrainerCallback):
 
     def __init__(self, *, every: int = 10) -> None:
         """Record each ``every``-th step."""
+        super().__init__()
         self.norms = GradientNorms(every=every)
-        self._current: CurrentComponents | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin anew, on a model that may be another one than in the training before."""
-        self._current = CurrentComponents(kwargs["model"])
+        super().on_train_begin(args, state, control, **kwargs)
         self.norms = GradientNorms(every=self.norms.every)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Record the norms that the optimizer would see without clipping."""
-        unscale(kwargs["optimizer"])
-        if self._current is None:
-            self._current = CurrentComponents(kwargs["model"])
-        self.norms.record(state.global_step, self._current())
+    def _act(self, parts: Components, state: TrainerState) -> None:
+        self.norms.record(state.global_step, parts)
+
+
+@final
+class _MethodClip(_EachStep):
+    """Clips as a mix of methods says."""
+
+    def __init__(self, mix: Mix) -> None:
+        super().__init__()
+        self._mix = mix
+        self.last: ClipResult | None = None
+
+    def _act(self, parts: Components, state: TrainerState) -> None:
+        self.last = self._mix.clip(parts)
 
 
 class MethodTrainer(Trainer):
@@ -164,7 +174,6 @@ class MethodTrainer(Trainer):
 
     Attributes:
         mix: the methods.
-        last_clip: what the latest step clipped; None before the first.
 
     Example:
         >>> # MethodTrainer(model, args, train_dataset=data, methods=["component-clip", "gradual-unfreezing"]).train()
@@ -207,10 +216,15 @@ class MethodTrainer(Trainer):
         self.mix.check(parts)
         self._schedule = PhaseSchedule(self.mix.phases(parts), epochs=args.num_train_epochs)
         args.num_train_epochs = self._schedule.total_epochs
-        self.last_clip: ClipResult | None = None
+        self._clip = _MethodClip(self.mix)
         self._phases = _Phases(self._schedule)
         self.add_callback(self._phases)
-        self.add_callback(_BeforeStep(self._clip))
+        self.add_callback(self._clip)
+
+    @property
+    def last_clip(self) -> ClipResult | None:
+        """What the latest step clipped; None before the first."""
+        return self._clip.last
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as ``Trainer.train`` does; afterwards everything that could be trained before can be trained again."""
@@ -266,9 +280,6 @@ class MethodTrainer(Trainer):
             return float(factors[phase](step - start))
 
         return LambdaLR(plain.optimizer, factor)
-
-    def _clip(self, parts: Components) -> None:
-        self.last_clip = self.mix.clip(parts)
 
 
 class _Phases(TrainerCallback):
