@@ -81,18 +81,18 @@ def _with_progress(study: Study, engine: LocalEngine, total: int) -> list[RunRec
                 note=f"{running} running, {counts['failed']} failed",
             )
 
-        already = total - sum(not done for done in _done(study, total))
+        already = _done(study)
         progress.update(bar, completed=already)
         return study.run(engine, on_report=show)
 
 
-def _done(study: Study, total: int) -> list[bool]:
-    """Say for every run of the plan whether an earlier start finished it."""
+def _done(study: Study) -> int:
+    """Count the runs of the plan that an earlier start finished."""
     if not study.folder.store.is_file():
-        return [False] * total
+        return 0
     with closing(Store(study.folder.store)) as store:  # not open_study: a driver may have died before it saved its plan
         finished = {run.id for run in store.runs() if run.finished}
-    return [job.spec.id in finished for job in study.jobs()]
+    return sum(job.spec.id in finished for job in study.jobs())
 
 
 def _line(report: Report) -> None:

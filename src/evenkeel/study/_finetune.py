@@ -39,9 +39,7 @@ def finetune_one(plan: Plan, out: Path, *, callbacks: Sequence[TrainerCallback] 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"'{out}' exists and is not empty; choose a new folder with --out")
-    if (
-        out.resolve().is_mount()
-    ):  # the finished folder is renamed to its place, and nothing can be renamed to a mount point
+    if out.resolve().is_mount():  # the finished folder is renamed to its place, which no mount point allows
         raise StoreError(f"'{out}' is a mount point; choose a folder inside it with --out")
     jobs = Study(plan, StudyFolder(out)).jobs()
     if len(jobs) != 1:

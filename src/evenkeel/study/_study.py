@@ -63,10 +63,10 @@ class Study:
             prepared = prepare(task, model, self.plan.training.max_length)
             spec = RunSpec(
                 task=task.name,
-                metric=load_data(task).task.metric,
-                data_fingerprint=load_data(task).fingerprint,
+                metric=prepared.data.task.metric,
+                data_fingerprint=prepared.data.fingerprint,
                 model=prepared.model.name,
-                model_fingerprint=locate_model(model).fingerprint,
+                model_fingerprint=prepared.model.fingerprint,
                 method=method,
                 seed=seed,
                 training=self.plan.training,
@@ -134,12 +134,9 @@ class Study:
                     f"({', '.join(map(str, gone[:5]))}); {field} can be added and not taken away: name them all, or "
                     f"choose another folder with --out"
                 )
-        now = {
-            (spec.task, spec.model, spec.data_fingerprint, spec.model_fingerprint)
-            for spec in (job.spec for job in jobs)
-        }
+        now = {_files(job.spec) for job in jobs}
         for spec in (run.spec for run in store.runs()):
-            if (spec.task, spec.model, spec.data_fingerprint, spec.model_fingerprint) not in now:
+            if _files(spec) not in now:
                 raise StoreError(
                     f"the folder '{self.folder.path}' holds runs on another version of the files of task "
                     f"{spec.task} or model {spec.model}, which were changed since; put them back, or choose another "
@@ -178,6 +175,10 @@ class Study:
         else:
             self.folder.write_run(run, report.result.tables)
             store.finish(run, "diverged" if report.result.diverged else "done", outcome=report.result.outcome)
+
+
+def _files(spec: RunSpec) -> tuple[str, str, str, str]:
+    return spec.task, spec.data_fingerprint, spec.model, spec.model_fingerprint
 
 
 def _difference(old: Training | Sequence[TaskPlan | str], new: Training | Sequence[TaskPlan | str]) -> str:
