@@ -164,11 +164,9 @@ def _gradients(parts: Components) -> tuple[list[Tensor], list[int]]:
     grads: list[Tensor] = []
     owners: list[int] = []
     for index, part in enumerate(parts):
-        for parameter in part.parameters:
-            if parameter.grad is None:
-                continue
-            _check(parameter.grad, part.name)
-            grads.append(parameter.grad)
+        for grad in part.gradients():
+            _check(grad, part.name)
+            grads.append(grad)
             owners.append(index)
     if not grads:
         raise GradientError(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     SchedulerType,
@@ -307,6 +307,9 @@ class _Phases(TrainerCallback):
         self._set(self._schedule.phases[self._schedule.at(step)[0]].trainable)
 
     def _set(self, trainable: Callable[[Component], bool]) -> None:
+        wanted: dict[Tensor, bool] = {}
         for part in self._parts:
-            for parameter in part.parameters:
-                parameter.requires_grad_(trainable(part))
+            for parameter in part.parameters:  # a tensor is trained if any of its parts is
+                wanted[parameter] = trainable(part) or wanted.get(parameter, False)
+        for parameter, is_trained in wanted.items():
+            parameter.requires_grad_(is_trained)

@@ -1,9 +1,25 @@
 """What a model is made of: its components, found by structure and by a table of names."""
 
-from evenkeel.partition._component import Component, Components, matches
+from evenkeel.partition._component import Component, Piece, matches
+from evenkeel.partition._components import Components
 from evenkeel.partition._current import CurrentComponents
 from evenkeel.partition._discover import components
 from evenkeel.partition._regroup import By, regroup
 from evenkeel.partition._roles import ROLES
 
-__all__ = ["ROLES", "By", "Component", "Components", "CurrentComponents", "components", "matches", "regroup"]
+from evenkeel.partition._span import Span
+from evenkeel.partition._table import Rules
+
+__all__ = [
+    "ROLES",
+    "By",
+    "Component",
+    "Components",
+    "CurrentComponents",
+    "Piece",
+    "Rules",
+    "Span",
+    "components",
+    "matches",
+    "regroup",
+]

@@ -1,17 +1,54 @@
-"""A component, and the sequence of them that a model is made of."""
+"""A component: what is clipped together, and where its entries are."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, overload
+from typing import Literal
 
 from torch import Tensor
 
 from evenkeel.errors import ComponentError
+from evenkeel.partition._span import Span, views
 
-__all__ = ["Component", "Components", "matches"]
+__all__ = ["Component", "Kind", "Piece", "matches"]
+
+Kind = Literal["weight", "bias"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A parameter, or the cut of one that a component owns.
+
+    Attributes:
+        name: dotted name of the parameter.
+        spans: the entries, at most one span for each dimension; none for the whole parameter.
+        cut: how the parameter is cut, in the words of the rule; empty for the whole.
+        parameter: the tensor; None after unpickling, until it is bound to a model again.
+    """
+
+    name: str
+    spans: tuple[Span, ...] = ()
+    cut: str = ""
+    parameter: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def tensor(self) -> Tensor:
+        """Return the parameter.
+
+        Raises:
+            ComponentError: if the components are not bound to a model.
+        """
+        if self.parameter is None:
+            raise ComponentError(
+                f"the component of '{self.name}' is bound to no model, as after unpickling; call "
+                "Components.bind(model) first"
+            )
+        return self.parameter
+
+    def gradient(self) -> Tensor | None:
+        """Return the view of the parameter's gradient that this owns; None where there is no gradient."""
+        gradient = self.tensor().grad
+        return gradient if gradient is None else views(gradient, self.spans)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +56,19 @@ class Component:
     """Gradient entries that are clipped together.
 
     Attributes:
-        name: the dotted name of its parameter; of a merged component, what its members were grouped by.
+        name: the dotted name of its parameter, with ``[query]`` and the like behind it for a cut part; of a merged
+            component, what its members were grouped by.
         path: a name that reads alike on every architecture: ``layer.3.query.weight``, ``embedding.word``.
-        stack: ``"encoder"`` or ``"decoder"`` where a model has both, else None.
+        stack: ``"encoder"`` or ``"decoder"`` where a model has both, the name of a tower where it has several, else
+            None.
         layer: index of its block, 0 nearest the embeddings; None outside the blocks.
         role: what it does in the model, one of ``ROLES``; None where the members of a merged component differ.
         kind: ``"weight"`` or ``"bias"``; None where the members of a merged component differ.
-        shape: shape of the parameter; ``(size,)`` for a merged component.
+        shape: shape of its entries; ``(size,)`` for a merged component.
         size: number of entries.
+        shared: whether several layers of the model use it.
         aliases: the other dotted names of a tied parameter.
-        parameters: the tensors whose gradients it owns.
+        pieces: where its entries are.
     """
 
     name: str
@@ -36,11 +76,26 @@ class Component:
     stack: str | None
     layer: int | None
     role: str | None
-    kind: Literal["weight", "bias"] | None
+    kind: Kind | None
     shape: tuple[int, ...]
     size: int
+    shared: bool = False
     aliases: tuple[str, ...] = ()
-    parameters: tuple[Tensor, ...] = field(repr=False, compare=False)
+    pieces: tuple[Piece, ...] = field(repr=False)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The tensors that it owns entries of."""
+        return tuple(piece.tensor() for piece in self.pieces)
+
+    @property
+    def cut(self) -> str:
+        """How its parameter is cut, in the words of the rule; empty where it owns whole parameters."""
+        return next((piece.cut for piece in self.pieces if piece.cut), "")
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Return its gradients, as views where it owns a part of a tensor; what has no gradient is left out."""
+        return tuple(gradient for gradient in (piece.gradient() for piece in self.pieces) if gradient is not None)
 
 
 def matches(component: Component, pattern: str) -> bool:
@@ -61,82 +116,3 @@ def matches(component: Component, pattern: str) -> bool:
         (True, True, False)
     """
     return component.role == pattern or fnmatch.fnmatchcase(component.path, pattern)
-
-
-class Components(Sequence[Component]):
-    """The components of a model, in the order of its parameters.
-
-    Example:
-        >>> import torch
-        >>> from evenkeel.partition import components
-        >>> parts = components(torch.nn.Linear(3, 1))
-        >>> [(part.name, part.size) for part in parts]
-        [('weight', 3), ('bias', 1)]
-    """
-
-    def __init__(self, parts: Sequence[Component]) -> None:
-        """Hold ``parts``, which must not share a tensor: it would be clipped twice."""
-        self._parts = tuple(parts)
-        owner: dict[int, str] = {}
-        for part in self._parts:
-            for parameter in part.parameters:
-                if id(parameter) in owner:
-                    raise ComponentError(
-                        f"components '{owner[id(parameter)]}' and '{part.name}' share a tensor, which would be clipped "
-                        "twice; keep one of them"
-                    )
-                owner[id(parameter)] = part.name
-
-    @overload
-    def __getitem__(self, index: int) -> Component: ...
-    @overload
-    def __getitem__(self, index: slice) -> Components: ...
-    def __getitem__(self, index: int | slice) -> Component | Components:
-        return Components(self._parts[index]) if isinstance(index, slice) else self._parts[index]
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[Component]:
-        return iter(self._parts)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Components) and self._parts == other._parts
-
-    def __hash__(self) -> int:
-        return hash(self._parts)
-
-    def __repr__(self) -> str:
-        size = sum(part.size for part in self._parts)
-        return f"Components({len(self)} components, {size:,} entries)"
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks: one more than the highest layer, 0 where there are none."""
-        return max((part.layer + 1 for part in self._parts if part.layer is not None), default=0)
-
-    @property
-    def unclaimed(self) -> Components:
-        """The components whose role no rule knows."""
-        return self.select(role="other")
-
-    def select(self, pattern: str = "*", *, role: str | None = None, layer: int | None = None) -> Components:
-        """Return the components that fit all that is given, in order.
-
-        Args:
-            pattern: a role, or a shell pattern on the path.
-            role: keep this role.
-            layer: keep this layer.
-
-        Returns:
-            The components that fit; none is no error here.
-        """
-        return Components(
-            [
-                part
-                for part in self._parts
-                if matches(part, pattern)
-                and (role is None or part.role == role)
-                and (layer is None or part.layer == layer)
-            ]
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from evenkeel.partition._component import Components
+from evenkeel.partition._components import Components
 from evenkeel.partition._discover import components
 from evenkeel.partition._regroup import By
 

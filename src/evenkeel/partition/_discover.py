@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from evenkeel.errors import ComponentError
-from evenkeel.partition._component import Component, Components
+from evenkeel.partition._blocks import Block, Stacks, find_stacks
+from evenkeel.partition._component import Component, Piece
+from evenkeel.partition._components import Components
+from evenkeel.partition._names import plain_parameters, plain_tree
 from evenkeel.partition._regroup import By, regroup
-from evenkeel.partition._roles import IN_BLOCK, OUTSIDE, find_role
+from evenkeel.partition._resolve import Claim, Resolver
+from evenkeel.partition._table import Rules, read_table
 
 __all__ = ["components"]
 
-# What wrappers put before a parameter's name; the wrapped model has the same names as the plain one.
-WRAPPERS = ("module.", "_orig_mod.")
 
-
-def components(model: nn.Module, by: By = "tensor") -> Components:
-    """Find what a model is made of: every trainable parameter tensor, or a coarser grouping of them.
+def components(model: nn.Module, by: By = "tensor", *, roles: Rules | str | Path | None = None) -> Components:
+    """Find what a model is made of: every trainable gradient entry in exactly one component.
 
     A tied parameter is one component, under its first name. A frozen parameter is in none; ask again once it is
-    released. The layer is the index in the outermost ``ModuleList`` of alike blocks; role and path come from a table
-    of names, and what no rule claims has the role ``"other"``.
+    released. A tensor that holds several projections, such as GPT-2's ``c_attn`` or the stacked experts of a mixture,
+    is cut into the parts that the forward pass uses. Layers come from the repeated blocks, roles and cuts from tables
+    of rules, and what no rule claims has the role ``"other"``. Wrappers (DDP, FSDP, ``torch.compile``, activation
+    checkpointing, PEFT) change no names.
 
     Args:
         model: any module; its weights are not read, so it may live on the ``meta`` device.
         by: ``"tensor"`` (the paper's partition), ``"module"``, ``"role"``, ``"layer"``, ``"global"``, or a function
             from a component to the hashable that it is grouped by.
+        roles: rules that go before those of the package: a mapping from a module's class (or ``"block"``,
+            ``"outside"``) to a mapping from names to rules, or a TOML file of that; see ``docs/components.md``.
 
     Returns:
         The components, in the order of the model's parameters.
 
     Raises:
-        ComponentError: if nothing is trainable, a parameter is not initialised yet, or ``by`` cannot group.
+        ComponentError: if nothing is trainable, a parameter is not initialised yet, a rule of ``roles`` fits nothing
+            or the cut of a rule does not fit its parameter, or ``by`` cannot group.
 
     Source: Yang & Ma 2022, arXiv 2210.10325, section 4.
 
@@ -49,88 +58,82 @@ def components(model: nn.Module, by: By = "tensor") -> Components:
             f"components() was given a {type(model).__name__}; it needs the model itself (a torch.nn.Module), because "
             "the names of its modules say what each parameter is for"
         )
-    blocks = _blocks(model)
-    stacked = len({stack for stack, _, _ in blocks.values()}) > 1
-    parts = [_component(names, parameter, blocks=blocks, stacked=stacked) for names, parameter in _trainable(model)]
-    if not parts:
+    tree = plain_tree(model)
+    stacks = find_stacks(tree.modules)
+    resolver = Resolver(tree, None if roles is None else read_table(roles))
+    parts: list[Component] = []
+    trainable = 0
+    for names, parameter in plain_parameters(model):
+        if is_lazy(parameter):
+            raise ComponentError(
+                f"parameter '{names[0]}' is lazy: its shape is not known yet; run one forward pass before asking for "
+                "components"
+            )
+        claim = resolver.claim(names[0], tuple(parameter.shape), stacks.block_of(names[0]))
+        if parameter.requires_grad:
+            trainable += 1
+            parts.extend(_cut(names, parameter, claim, stacks))
+    if not trainable:
         raise ComponentError(
             f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on "
             "what you want to train first"
         )
-    return regroup(Components(parts), by)
+    resolver.refuse_unused()
+    return regroup(Components(_told_apart(parts)), by)
 
 
-def _trainable(model: nn.Module) -> Iterable[tuple[tuple[str, ...], nn.Parameter]]:
-    """Yield every trainable parameter once, with all its names."""
-    names: dict[int, list[str]] = defaultdict(list)
-    tensors: dict[int, nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if is_lazy(parameter):
-            raise ComponentError(
-                f"parameter '{name}' is lazy: its shape is not known yet; run one forward pass before asking for "
-                f"components"
-            )
-        if parameter.requires_grad:
-            names[id(parameter)].append(_unwrapped(name))
-            tensors[id(parameter)] = parameter
-    for key, parameter in tensors.items():
-        yield tuple(names[key]), parameter
-
-
-def _unwrapped(name: str) -> str:
-    while name.startswith(WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
-
-
-def _blocks(model: nn.Module) -> dict[str, tuple[str, str, int]]:
-    """Map the dotted name of every block to its stack's name, its own name and its layer.
-
-    Blocks are the members of an outermost ``ModuleList`` that are all of one class and have parameters.
-    """
-    found: dict[str, tuple[str, str, int]] = {}
-    lists: list[str] = []
-    for raw, module in model.named_modules():
-        name = _unwrapped(raw + ".").rstrip(".")
-        if not isinstance(module, nn.ModuleList) or any(name.startswith(outer + ".") for outer in lists):
-            continue
-        if len({type(child) for child in module}) == 1 and next(module.parameters(), None) is not None:
-            lists.append(name)
-            found.update({f"{name}.{index}": (name, f"{name}.{index}", index) for index in range(len(module))})
-    return found
-
-
-def _component(
-    names: tuple[str, ...], parameter: Tensor, *, blocks: dict[str, tuple[str, str, int]], stacked: bool
-) -> Component:
+def _cut(names: tuple[str, ...], parameter: Tensor, claim: Claim, stacks: Stacks) -> Iterator[Component]:
+    """Make the components of one parameter."""
     name = names[0]
-    module, _, leaf = name.rpartition(".")
-    stack, block, layer = _block_of(module, blocks)
-    inside = layer is not None
-    found = find_role(module[len(block) + 1 :] if inside else module, IN_BLOCK if inside else OUTSIDE)
-    role, word = found or ("other", module[len(block) + 1 :] if inside else module)
-    leaf = "" if role == "embedding" and leaf == "weight" else leaf
-    path = ".".join(bit for bit in (stack if stacked else "", f"layer.{layer}" if inside else "", word, leaf) if bit)
-    return Component(
+    block = stacks.block_of(name)
+    stack = block.stack if block else stacks.tower_of(name)
+    whole = Component(
         name=name,
-        path=path,
-        stack=(stack or None) if stacked else None,
-        layer=layer,
-        role=role,
+        path="",
+        stack=stack or None,
+        layer=block.layer if block else None,
+        role=claim.role,
         kind="bias" if name.endswith("bias") else "weight",
         shape=tuple(parameter.shape),
         size=parameter.numel(),
+        shared=_is_shared(names, block, stacks),
         aliases=names[1:],
-        parameters=(parameter,),
+        pieces=(Piece(name=name, parameter=parameter),),
     )
+    before = (*((stack,) if stack else ()), *(("layer", str(block.layer)) if block else ()))
+    if not claim.cuts:
+        yield replace(whole, path=_path(before, claim.word, claim.numbers, claim.leaf, claim.role))
+    for cut in claim.cuts:
+        numbers = claim.numbers if cut.expert is None else (*claim.numbers, str(cut.expert))
+        size = 1
+        for length in cut.shape:
+            size *= length
+        yield replace(
+            whole,
+            name=f"{name}[{cut.label}]",
+            path=_path(before, cut.part.word, numbers, claim.leaf, cut.part.role),
+            role=cut.part.role,
+            shape=cut.shape,
+            size=size,
+            pieces=(Piece(name=name, spans=cut.spans, cut=claim.cut, parameter=parameter),),
+        )
 
 
-def _block_of(module: str, blocks: dict[str, tuple[str, str, int]]) -> tuple[str, str, int | None]:
-    """Return stack, block and layer of the module, from the longest prefix of its name that is a block."""
-    parts = module.split(".")
-    for end in range(len(parts), 0, -1):
-        entry = blocks.get(".".join(parts[:end]))
-        if entry:
-            stack = next((bit for bit in reversed(entry[0].split(".")) if bit in ("encoder", "decoder")), "")
-            return stack, entry[1], entry[2]
-    return "", "", None
+def _path(before: tuple[str, ...], word: str, numbers: tuple[str, ...], leaf: str, role: str) -> str:
+    leaf = "" if role == "embedding" and leaf == "weight" and word.startswith("embedding.") else leaf
+    return ".".join(bit for bit in (*before, word, *numbers, leaf) if bit)
+
+
+def _is_shared(names: tuple[str, ...], block: Block | None, stacks: Stacks) -> bool:
+    if block is None:
+        return False
+    return block.shared or any(stacks.block_of(name) not in (block, None) for name in names[1:])
+
+
+def _told_apart(parts: list[Component]) -> list[Component]:
+    """Number the paths that several components would share: thresholds and results go by them."""
+    counts = Counter(part.path for part in parts)
+    numbers = {path: itertools.count() for path, count in counts.items() if count > 1}
+    return [
+        replace(part, path=f"{part.path}#{next(numbers[part.path])}") if part.path in numbers else part for part in parts
+    ]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, TypeVar
 
 from evenkeel.errors import ComponentError, unknown_name
-from evenkeel.partition._component import Component, Components
+from evenkeel.partition._component import Component, Piece
+from evenkeel.partition._components import Components
+from evenkeel.partition._span import views
 
 __all__ = ["By", "regroup"]
 
 By = Literal["tensor", "module", "role", "layer", "global"] | Callable[[Component], Hashable]
 
 _KEYS: dict[str, Callable[[Component], Hashable]] = {
-    "module": lambda part: part.name.rpartition(".")[0],
+    "module": lambda part: part.pieces[0].name.rpartition(".")[0],
     "role": lambda part: part.role,
     "layer": lambda part: (part.stack, part.layer),
     "global": lambda part: "global",
@@ -79,8 +82,23 @@ def _merged(label: str, members: list[Component]) -> Component:
         shape=(size,),
         size=size,
         aliases=tuple(alias for part in members for alias in part.aliases),
-        parameters=tuple(tensor for part in members for tensor in part.parameters),
+        shared=all(part.shared for part in members),
+        pieces=_joined([piece for part in members for piece in part.pieces]),
     )
+
+
+def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Put the cuts of a parameter together where the group has them all: one view is cheaper than many."""
+    owned: Counter[int] = Counter()
+    for piece in pieces:
+        owned[id(piece.parameter)] += views(piece.tensor(), piece.spans).numel()
+    joined: dict[object, Piece] = {}
+    for piece in pieces:
+        if owned[id(piece.parameter)] == piece.tensor().numel():
+            joined.setdefault(id(piece.parameter), Piece(name=piece.name, parameter=piece.parameter))
+        else:
+            joined[id(piece.parameter), piece.spans] = piece
+    return tuple(joined.values())
 
 
 def _shared(values: Sequence[T | None]) -> T | None:

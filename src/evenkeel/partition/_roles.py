@@ -1,90 +1,82 @@
-"""Roles as data: which names of modules stand for what.
-
-Structure gives the layer (``_discover.py``); the tables here give the role and the word for it in a component's path.
-A row reads: the end of the module's dotted name as a regular expression, its role, its word in the path. The first
-row that fits holds, so the longer names stand first. ``{0}`` in the word is the expression's first group.
-"""
+"""The vocabulary of roles: what a component does in a model."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 
-__all__ = ["IN_BLOCK", "OUTSIDE", "ROLES", "find_role"]
+__all__ = ["ROLES", "joint"]
 
-ROLES = (
-    "embedding",
-    "query",
-    "key",
-    "value",
-    "attention_output",
-    "ffn_in",
-    "ffn_gate",
-    "ffn_out",
-    "norm",
-    "pooler",
-    "head",
-    "other",
-)
+ROLES: dict[str, str] = {
+    "embedding": "a table of vectors for words, positions, segments or other symbols, and what maps it to the model's width",
+    "relative_position": "what an attention adds for the distance of two positions: tables, projections and their biases",
+    "query": "makes queries",
+    "key": "makes keys",
+    "value": "makes values",
+    "qkv": "makes queries, keys and values at once: a fused tensor that no rule cuts, or what they have in common",
+    "query_a": "low-rank attention: to the query's compressed form",
+    "query_b": "low-rank attention: from the query's compressed form to the queries",
+    "key_value_a": "low-rank attention: to the compressed form that keys and values have in common",
+    "key_rope": "low-rank attention: the part of the keys that carries the rotary position",
+    "key_b": "low-rank attention: from the compressed form to the keys",
+    "value_b": "low-rank attention: from the compressed form to the values",
+    "attention_output": "from the heads back to the model's width",
+    "attention_gate": "what multiplies the output of an attention, or closes it",
+    "attention_sink": "the learned logit that takes attention from all positions",
+    "attention_scale": "a learned scale or temperature of queries, keys or attention logits",
+    "indexer": "sparse attention: picks the positions that are attended to",
+    "ffn_in": "feed-forward: from the model's width to the inner one",
+    "ffn_gate": "feed-forward: makes what goes through the activation and multiplies the inner layer",
+    "ffn_out": "feed-forward: from the inner width back to the model's",
+    "expert_in": "ffn_in of an expert",
+    "expert_gate": "ffn_gate of an expert",
+    "expert_out": "ffn_out of an expert",
+    "shared_expert_in": "ffn_in of an expert that every token uses",
+    "shared_expert_gate": "ffn_gate of an expert that every token uses",
+    "shared_expert_out": "ffn_out of an expert that every token uses",
+    "router": "chooses and weighs the experts of a token",
+    "conv": "a convolution along the text",
+    "ssm_in": "state-space mixer: from the model's width to what enters the state",
+    "ssm_gate": "state-space or linear mixer: multiplies the output of the mixer",
+    "ssm_b": "state-space mixer: how the input enters the state",
+    "ssm_c": "state-space mixer: how the state is read",
+    "ssm_dt": "state-space mixer: the length of a time step",
+    "ssm_a": "state-space mixer: how the state decays",
+    "ssm_d": "state-space mixer: what passes the state by",
+    "ssm_out": "state-space mixer: back to the model's width",
+    "decay": "linear or recurrent mixer: how fast what was stored is forgotten",
+    "write_gate": "linear or recurrent mixer: how much of the input is stored",
+    "time_mix": "how much of the previous position enters a projection",
+    "mixing": "mixes positions without attention",
+    "residual": "scales or mixes what goes around or into a block: layer scales, hyper-connections, several streams",
+    "bottleneck": "projection from or to a narrower width inside a block",
+    "adapter": "a small inserted layer of the model's own, such as one language's or one position in the text's",
+    "activation": "a parameter of an activation function",
+    "norm": "scale and shift of a normalisation",
+    "pooler": "from the hidden states to one vector of the text",
+    "projector": "between the towers of a model of several kinds of input",
+    "head": "the task's output layers, and language-model heads",
+    "other": "what no rule knows",
+}
 
-Rule = tuple[str, str, str]
-
-# Names relative to the block: BERT, RoBERTa, ELECTRA, MPNet; DistilBERT; Llama and its kin; BART, OPT.
-IN_BLOCK: tuple[Rule, ...] = (
-    (r"encoder_attn\.q_proj", "query", "cross_query"),
-    (r"encoder_attn\.k_proj", "key", "cross_key"),
-    (r"encoder_attn\.v_proj", "value", "cross_value"),
-    (r"encoder_attn\.out_proj", "attention_output", "cross_attention_output"),
-    (r"encoder_attn_layer_norm", "norm", "cross_attention_norm"),
-    (r"query|query_proj|q_proj|q_lin|attn\.q", "query", "query"),
-    (r"key|key_proj|k_proj|k_lin|attn\.k", "key", "key"),
-    (r"value|value_proj|v_proj|v_lin|attn\.v", "value", "value"),
-    (
-        r"attention\.output\.dense|attention\.dense|o_proj|out_lin|(?:self_)?attn\.out_proj|attn\.o",
-        "attention_output",
-        "attention_output",
-    ),
-    (r"gate_proj", "ffn_gate", "ffn_gate"),
-    (r"intermediate\.dense|ffn\.lin1|fc1|up_proj", "ffn_in", "ffn_in"),
-    (r"output\.dense|ffn\.lin2|fc2|down_proj", "ffn_out", "ffn_out"),
-    (
-        r"attention\.output\.LayerNorm|sa_layer_norm|self_attn_layer_norm|input_layernorm|attention\.LayerNorm",
-        "norm",
-        "attention_norm",
-    ),
-    (r"output\.LayerNorm|output_layer_norm|final_layer_norm|post_attention_layernorm", "norm", "ffn_norm"),
-)
-
-# Names of modules outside the blocks.
-OUTSIDE: tuple[Rule, ...] = (
-    (r"word_embeddings?|tok_embeddings|embed_tokens|wte|shared", "embedding", "embedding.word"),
-    (r"position_embeddings|embed_positions|wpe", "embedding", "embedding.position"),
-    (r"token_type_embeddings", "embedding", "embedding.token_type"),
-    (r"embeddings_project|embedding_hidden_mapping_in", "embedding", "embedding.projection"),  # ELECTRA, ALBERT
-    (r"embeddings\.(?:LayerNorm|norm)|layernorm_embedding", "norm", "embedding.norm"),
-    (r"pooler(?:\.dense)?|pre_classifier", "pooler", "pooler"),
-    (r"(?:classifier|cls|score|qa_outputs|lm_head|classification_head)((?:\.\w+)*)", "head", "head{0}"),
-    (r"norm|ln_f|final_layer_norm|layer_norm", "norm", "norm"),
-)
+_JOINT = {
+    frozenset({"query", "key", "value"}): "qkv",
+    frozenset({"ffn_gate", "ffn_in"}): "ffn_in",
+    frozenset({"expert_gate", "expert_in"}): "expert_in",
+}
 
 
-def find_role(module: str, rules: tuple[Rule, ...]) -> tuple[str, str] | None:
-    """Return role and word of the first rule that fits the end of a module's dotted name.
+def joint(roles: Iterable[str]) -> str:
+    """Return the role of what serves several components at once, such as LoRA's A beside a fused projection.
 
     Args:
-        module: dotted name, relative to the block for ``IN_BLOCK``.
-        rules: the table to read.
+        roles: their roles, at least one.
 
     Returns:
-        Role and word, or None where no rule claims the name.
+        The word for all of them, or the first one where there is none.
 
     Example:
-        >>> find_role("attention.self.query", IN_BLOCK)
-        ('query', 'query')
-        >>> find_role("classifier.out_proj", OUTSIDE)
-        ('head', 'head.out_proj')
+        >>> joint(["query", "key", "value"]), joint(["ffn_out"])
+        ('qkv', 'ffn_out')
     """
-    for pattern, role, word in rules:
-        found = re.search(rf"(?:^|\.)(?:{pattern})$", module)
-        if found:
-            return role, word.format(*(group or "" for group in found.groups()))
-    return None
+    names = tuple(roles)
+    return _JOINT.get(frozenset(names), names[0])

@@ -1,0 +1,186 @@
+"""The sequence of components that a model is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
+
+from torch import nn
+
+from evenkeel.errors import ComponentError
+from evenkeel.partition._component import Component, Kind, Piece, matches
+from evenkeel.partition._names import plain_parameters
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Components"]
+
+
+class Components(Sequence[Component]):
+    """The components of a model, in the order of its parameters.
+
+    Pickled, they are names and places without tensors; :meth:`bind` ties them to a model again.
+
+    Example:
+        >>> import torch
+        >>> from evenkeel.partition import components
+        >>> parts = components(torch.nn.Linear(3, 1))
+        >>> [(part.name, part.size) for part in parts]
+        [('weight', 3), ('bias', 1)]
+    """
+
+    def __init__(self, parts: Sequence[Component]) -> None:
+        """Hold ``parts``, which must not share entries: they would be clipped twice."""
+        self._parts = tuple(parts)
+        _refuse_overlap(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Component: ...
+    @overload
+    def __getitem__(self, index: slice) -> Components: ...
+    def __getitem__(self, index: int | slice) -> Component | Components:
+        return Components(self._parts[index]) if isinstance(index, slice) else self._parts[index]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Component]:
+        return iter(self._parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Components) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    def __repr__(self) -> str:
+        return f"Components({len(self)} components, {self.size:,} entries)"
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=repr(self))
+        for column in ("path", "role", "name", "cut"):
+            table.add_column(column, overflow="fold")
+        for column in ("shape", "size"):
+            table.add_column(column, justify="right")
+        for part in self._parts:
+            shape = " x ".join(map(str, part.shape))
+            table.add_row(part.path, part.role or "", part.name, part.cut, shape, f"{part.size:,}")
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        unbound = [
+            replace(part, pieces=tuple(replace(piece, parameter=None) for piece in part.pieces)) for part in self._parts
+        ]
+        return {"_parts": tuple(unbound)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._parts = state["_parts"]
+
+    @property
+    def size(self) -> int:
+        """Number of entries of all components together."""
+        return sum(part.size for part in self._parts)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks: one more than the highest layer, 0 where there are none."""
+        return max((part.layer + 1 for part in self._parts if part.layer is not None), default=0)
+
+    @property
+    def unclaimed(self) -> Components:
+        """The components whose role no rule knows."""
+        return self.select(role="other")
+
+    def select(
+        self,
+        pattern: str = "*",
+        *,
+        role: str | None = None,
+        layer: int | None = None,
+        stack: str | None = None,
+        kind: Kind | None = None,
+    ) -> Components:
+        """Return the components that fit all that is given, in order.
+
+        Args:
+            pattern: a role, or a shell pattern on the path.
+            role: keep this role.
+            layer: keep this layer.
+            stack: keep this stack.
+            kind: keep this kind.
+
+        Returns:
+            The components that fit; none is no error here.
+        """
+        wanted = {"role": role, "layer": layer, "stack": stack, "kind": kind}
+        return Components(
+            [
+                part
+                for part in self._parts
+                if matches(part, pattern)
+                and all(value is None or getattr(part, name) == value for name, value in wanted.items())
+            ]
+        )
+
+    def bind(self, model: nn.Module) -> Components:
+        """Tie the same components to the parameters of ``model``, which must have them all.
+
+        Args:
+            model: a model of the same structure, wrapped or not.
+
+        Returns:
+            The components, bound; these here stay as they are.
+
+        Raises:
+            ComponentError: if the model lacks a parameter or one is too small for what is cut from it.
+        """
+        own = {name: parameter for names, parameter in plain_parameters(model) for name in names}
+
+        def bound(piece: Piece) -> Piece:
+            if piece.name not in own:
+                raise ComponentError(
+                    f"{type(model).__name__} has no parameter '{piece.name}', so these components are of another "
+                    "model; ask for evenkeel.components(model)"
+                )
+            shape = tuple(own[piece.name].shape)
+            if any(span.dim >= len(shape) or span.stop > shape[span.dim] for span in piece.spans):
+                raise ComponentError(
+                    f"parameter '{piece.name}' has the shape {shape} here, in which the cut '{piece.cut}' has no "
+                    "place; these components are of a model of another size"
+                )
+            return replace(piece, parameter=own[piece.name])
+
+        bound_parts = [replace(part, pieces=tuple(map(bound, part.pieces))) for part in self._parts]
+        for part in bound_parts:
+            if not part.cut and sum(tensor.numel() for tensor in part.parameters) != part.size:
+                raise ComponentError(
+                    f"component '{part.name}' has {part.size} entries, and {type(model).__name__} has "
+                    f"{sum(tensor.numel() for tensor in part.parameters)} there; these components are of a model of "
+                    "another size"
+                )
+        return Components(bound_parts)
+
+
+def _refuse_overlap(parts: Sequence[Component]) -> None:
+    """Different cuts of one parameter count as overlapping: the parts of one and the same cut alone are known apart."""
+    owners: dict[tuple[int, object], str] = {}
+    cuts: dict[int, tuple[str, str]] = {}
+    for part in parts:
+        for piece in part.pieces:
+            if piece.parameter is None:
+                continue
+            key = id(piece.parameter)
+            other = owners.get((key, piece.spans))
+            cut, first = cuts.setdefault(key, (piece.cut, part.name))
+            if other is None and cut != piece.cut:
+                other = first
+            if other is not None:
+                raise ComponentError(
+                    f"components '{other}' and '{part.name}' share entries of a tensor, which would be clipped twice; "
+                    "keep one of them"
+                )
+            owners[key, piece.spans] = part.name

@@ -1,0 +1,291 @@
+"""The short language in which rules say what a parameter is, and how it is cut.
+
+A rule reads::
+
+    query                                            the whole parameter
+    norm as attention_norm                           its word in the path, where that is not the role
+    query | key | value                              equal parts of the first dimension, one after the other
+    query | key | value @-1                          of the last dimension, as in GPT-2's Conv1D
+    query*num_heads | key*kv | value*kv              parts in these proportions
+    num_heads x (query | key | value)                repeated: the heads are interleaved
+    * x (expert_gate | expert_in)                    interleaved entry by entry
+    expert: expert_gate | expert_in                  the first dimension counts experts, the rest is cut as said
+    expert*num_experts: expert_in                    the experts' slices stand one after the other in the first one
+    query | key | value if multi_query               holds where the condition does; of several rules the first
+
+Numbers may be computed (``+ - * / //``, ``not and or``) from the attributes of the module that the rule stands for and, where
+it has none, of its configuration.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from evenkeel.errors import ComponentError
+from evenkeel.partition._span import Span
+
+__all__ = ["Layout", "Part", "Rule", "parse"]
+
+Look = Callable[[str], Any]
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Not: operator.not_,
+    ast.USub: operator.neg,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Gt: operator.gt,
+    ast.And: lambda *values: all(values),
+    ast.Or: lambda *values: any(values),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a parameter: its role, its word in the path, and its share of the dimension as an expression."""
+
+    role: str
+    word: str
+    share: str = "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A part with its place: what is behind the parameter's name in brackets, its spans and its shape."""
+
+    part: Part
+    label: str
+    spans: tuple[Span, ...]
+    shape: tuple[int, ...]
+    expert: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a parameter is, and how it is cut.
+
+    Attributes:
+        text: the rule as it was written.
+        parts: the parts, one for a parameter that is not cut.
+        repeat: how often the parts are repeated, as an expression; ``"*"`` as often as they fit.
+        dim: the dimension that is cut, of the parameter or of one expert's slice of it.
+        experts: how experts share the first dimension: not at all (``""``), one index each (``"1"``), or one slice each,
+            as many as the expression says.
+        condition: an expression that must hold.
+    """
+
+    text: str
+    parts: tuple[Part, ...]
+    repeat: str = "1"
+    dim: int = 0
+    experts: str = ""
+    condition: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the parameter is one component."""
+        return len(self.parts) == 1 and not self.experts
+
+    def holds(self, look: Look) -> bool:
+        """Say whether the rule's condition holds; an attribute that is not there counts as false.
+
+        Args:
+            look: returns the value of a name, or raises AttributeError.
+
+        Returns:
+            Whether it does; always, where there is none.
+        """
+        if not self.condition:
+            return True
+        try:
+            return bool(_evaluate(self.condition, look))
+        except (AttributeError, TypeError, ZeroDivisionError):
+            return False
+
+    def cuts(self, name: str, shape: tuple[int, ...], look: Look) -> list[Cut]:
+        """Cut a parameter.
+
+        Args:
+            name: its dotted name, for messages.
+            shape: its shape.
+            look: returns the value of a name, or raises AttributeError.
+
+        Returns:
+            The cuts, disjoint and complete, in the order of the rule, expert by expert.
+
+        Raises:
+            ComponentError: if a name has no value, or the parts do not fit the shape.
+        """
+        if self.experts not in ("", "1"):
+            return self._slices(name, shape, look)
+        lead = 1 if self.experts else 0
+        if len(shape) <= lead:
+            raise self._misfit(name, shape, f"expected at least {lead + 1} dimensions, found {len(shape)}")
+        rest = shape[lead:]
+        if not -len(rest) <= self.dim < len(rest):
+            raise self._misfit(name, shape, f"expected a dimension {self.dim}, found {len(rest)} to choose from")
+        dim = lead + self.dim % len(rest)
+        places = self._places(name, shape, dim, look)
+        return [
+            Cut(
+                part=part,
+                label=part.word if expert is None else f"{expert}.{part.word}",
+                spans=(() if expert is None else (Span(dim=0, start=expert, length=1, stride=1),)) + spans,
+                shape=(*rest[: dim - lead], size, *rest[dim - lead + 1 :]),
+                expert=expert,
+            )
+            for expert in (range(shape[0]) if self.experts else (None,))
+            for part, spans, size in places
+        ]
+
+    def _slices(self, name: str, shape: tuple[int, ...], look: Look) -> list[Cut]:
+        """Cut the first dimension into one slice for each expert."""
+        count = self._number(name, shape, self.experts, look)
+        if len(self.parts) > 1 or not shape or not count or shape[0] % count:
+            raise self._misfit(name, shape, f"expected one part and {count} equal slices along dimension 0")
+        size = shape[0] // count
+        return [
+            Cut(
+                part=self.parts[0],
+                label=f"{expert}.{self.parts[0].word}",
+                spans=(Span(dim=0, start=expert * size, length=size, stride=size),),
+                shape=(size, *shape[1:]),
+                expert=expert,
+            )
+            for expert in range(count)
+        ]
+
+    def _places(
+        self, name: str, shape: tuple[int, ...], dim: int, look: Look
+    ) -> list[tuple[Part, tuple[Span, ...], int]]:
+        """Return each part with its span along ``dim`` and its size there."""
+        total = shape[dim]
+        if len(self.parts) == 1:
+            return [(self.parts[0], (), total)]
+        shares = [self._number(name, shape, part.share, look) for part in self.parts]
+        repeat = total // sum(shares) if self.repeat == "*" else self._number(name, shape, self.repeat, look)
+        unit, left = divmod(total, repeat * sum(shares)) if repeat * sum(shares) else (0, 1)
+        if left or not unit or (self.repeat == "*" and unit != 1):
+            raise self._misfit(
+                name,
+                shape,
+                f"expected a multiple of {repeat} x {'+'.join(map(str, shares))} = {repeat * sum(shares)} along "
+                f"dimension {dim}, found {total}",
+            )
+        stride = unit * sum(shares)
+        starts = [unit * sum(shares[:index]) for index in range(len(shares))]
+        return [
+            (part, (Span(dim=dim, start=start, length=unit * share, stride=stride, count=repeat),), unit * share * repeat)
+            for part, start, share in zip(self.parts, starts, shares, strict=True)
+            if share
+        ]
+
+    def _number(self, name: str, shape: tuple[int, ...], expression: str, look: Look) -> int:
+        try:
+            value = _evaluate(expression, look)
+        except (AttributeError, TypeError, ZeroDivisionError) as error:
+            raise self._misfit(name, shape, f"'{expression}' has no value: {error}") from error
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
+            raise self._misfit(name, shape, f"'{expression}' is {value!r}, which is no whole number")
+        return int(value)
+
+    def _misfit(self, name: str, shape: tuple[int, ...], reason: str) -> ComponentError:
+        return ComponentError(
+            f"the rule '{self.text}' does not fit parameter '{name}' of shape {shape}: {reason}; correct the rule, or "
+            "pass roles= with one that says how this model uses the tensor"
+        )
+
+
+def parse(text: str) -> Rule:
+    """Read one rule.
+
+    Args:
+        text: the rule.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ComponentError: if it cannot be read.
+
+    Example:
+        >>> [part.role for part in parse("num_heads x (query | key | value)").parts]
+        ['query', 'key', 'value']
+    """
+    body, _, condition = text.partition(" if ")
+    found = re.fullmatch(
+        r"\s*(?:expert\s*(?:\*\s*(?P<slices>[^:]+?)\s*)?(?P<expert>:))?\s*(?:(?P<repeat>[^|()]+?|\([^)]*\))\s+x\s+\((?P<inner>.*)\)|(?P<flat>.*?))"
+        r"\s*(?:@\s*(?P<dim>-?\d+))?\s*",
+        body,
+    )
+    if found is None:  # pragma: no cover - the expression takes any text; what is inside is checked below
+        raise _unreadable(text, "its form is none of those documented")
+    parts = tuple(_part(text, part) for part in (found["inner"] or found["flat"] or "").split("|"))
+    rule = Rule(
+        text=text,
+        parts=parts,
+        repeat=(found["repeat"] or "1").strip(),
+        dim=int(found["dim"] or 0),
+        experts=(found["slices"] or "1") if found["expert"] else "",
+        condition=condition.strip(),
+    )
+    repeat = "1" if rule.repeat == "*" else rule.repeat
+    for expression in (rule.condition or "1", repeat, rule.experts or "1", *(part.share for part in parts)):
+        _tree(text, expression)
+    return rule
+
+
+def _part(rule: str, text: str) -> Part:
+    found = re.fullmatch(r"\s*(?P<role>[a-z_]\w*)(?:\s+as\s+(?P<word>[\w.]+))?\s*(?:\*\s*(?P<share>.+?))?\s*", text)
+    if found is None:
+        raise _unreadable(rule, f"'{text.strip()}' is no role, with 'as word' and '* share' behind it where needed")
+    return Part(role=found["role"], word=found["word"] or found["role"], share=found["share"] or "1")
+
+
+def _unreadable(rule: str, reason: str) -> ComponentError:
+    return ComponentError(f"the rule '{rule}' cannot be read: {reason}; see docs/components.md for the language")
+
+
+def _tree(rule: str, expression: str) -> None:
+    try:
+        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    except SyntaxError as error:
+        raise _unreadable(rule, f"'{expression}' is no expression") from error
+    allowed = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Attribute, ast.Constant, ast.Load)
+    for node in nodes:
+        if not isinstance(node, (*allowed, *_OPERATORS)):
+            raise _unreadable(rule, f"'{expression}' holds a {type(node).__name__}, which is not allowed")
+
+
+def _evaluate(expression: str, look: Look) -> Any:
+    return _value(ast.parse(expression, mode="eval").body, look)
+
+
+def _value(node: ast.AST, look: Look) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return look(name)
+        case ast.Attribute(value=owner, attr=name):
+            return getattr(_value(owner, look), name)
+        case ast.BinOp(left=left, op=op, right=right):
+            return _OPERATORS[type(op)](_value(left, look), _value(right, look))
+        case ast.UnaryOp(op=op, operand=operand):
+            return _OPERATORS[type(op)](_value(operand, look))
+        case ast.BoolOp(op=op, values=values):
+            return _OPERATORS[type(op)](*(_value(value, look) for value in values))
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            return _OPERATORS[type(op)](_value(left, look), _value(right, look))
+        case _:  # pragma: no cover - _tree() has refused everything else
+            raise AssertionError(ast.dump(node))

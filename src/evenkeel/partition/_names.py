@@ -1,0 +1,126 @@
+"""A model's parameters by the names that they have without wrappers."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["Tree", "plain", "plain_parameters", "plain_tree", "unwrapped"]
+
+# Modules that stand around a whole model and have other children too, or another name for it, by class, and what they put before its names.
+_AROUND = {
+    "DeepSpeedEngine": "module.",
+    "OptimizedModule": "_orig_mod.",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module.",
+}
+# What wrappers put between a module and its parent: torch.compile, FSDP1, activation checkpointing; PEFT's layer that
+# an adapter wraps and its copy of a module that is trained whole.
+_BETWEEN = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "base_layer",
+    "modules_to_save.default",
+)
+_BETWEEN_PATTERN = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, _BETWEEN))})(?:\.|$)")
+
+
+def plain(name: str) -> str:
+    """Return the dotted name without what wrappers put between a module and its parent.
+
+    Args:
+        name: dotted name of a parameter or module.
+
+    Returns:
+        The same as in a model that nothing wraps.
+
+    Example:
+        >>> plain("encoder.0._checkpoint_wrapped_module.query.base_layer.weight")
+        'encoder.0.query.weight'
+    """
+    return _BETWEEN_PATTERN.sub("", name).rstrip(".")
+
+
+def unwrapped(model: nn.Module) -> tuple[str, nn.Module]:
+    """Find the model inside the modules that stand around a whole model.
+
+    Args:
+        model: any module.
+
+    Returns:
+        What DDP, FSDP, torch.compile, DeepSpeed and PEFT put before its names, and the model itself.
+    """
+    before = ""
+    while True:
+        prefix = _prefix(model)
+        if not prefix:
+            return before, model
+        before += prefix
+        model = model.get_submodule(prefix.rstrip("."))
+
+
+def _prefix(model: nn.Module) -> str:
+    classes = [base.__name__ for base in type(model).__mro__]
+    if "PeftModel" in classes:
+        inner = model.get_submodule("base_model")
+        # A tuner such as LoRA's holds the model; with prompt tuning the model itself stands there.
+        return "base_model.model." if "BaseTuner" in [base.__name__ for base in type(inner).__mro__] else "base_model."
+    if list(model._modules) == ["module"] and not model._parameters:  # DDP, and whatever is made like it
+        return "module."
+    return next((_AROUND[name] for name in classes if name in _AROUND), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """A model's modules without what wraps them.
+
+    Attributes:
+        modules: every module by each of its plain names, parents before children.
+        adapted: names of modules that an adapter (LoRA and its kin) wraps.
+    """
+
+    modules: Mapping[str, nn.Module]
+    adapted: frozenset[str]
+
+
+def plain_tree(model: nn.Module) -> Tree:
+    """Find the modules of a model; of a wrapper and what it wraps, which have one name, the latter.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The modules by plain name.
+    """
+    before, _ = unwrapped(model)
+    modules: dict[str, nn.Module] = {}
+    adapted: set[str] = set()
+    for raw, module in model.named_modules(remove_duplicate=False):
+        name = plain(f"{raw}.".removeprefix(before).rstrip("."))
+        modules[name] = module
+        if "base_layer" in module._modules:
+            adapted.add(name)
+    return Tree(modules=modules, adapted=frozenset(adapted))
+
+
+def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Parameter]]:
+    """Yield every parameter once, with all its plain names, the first one first.
+
+    Args:
+        model: any module.
+
+    Yields:
+        Names and parameter.
+    """
+    before, _ = unwrapped(model)
+    names: dict[int, list[str]] = defaultdict(list)
+    tensors: dict[int, nn.Parameter] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(plain(name.removeprefix(before)))
+        tensors[id(parameter)] = parameter
+    for key, parameter in tensors.items():
+        yield tuple(dict.fromkeys(names[key])), parameter
