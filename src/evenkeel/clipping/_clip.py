@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from evenkeel.clipping._max_norm import MaxNorm, resolve
+from evenkeel.clipping._norms import component_norms
 from evenkeel.errors import ComponentError, GradientError
 from evenkeel.partition import Components, components
 
@@ -101,7 +102,7 @@ def clip_grad_norm_(
     if nonfinite not in ("propagate", "zero", "error"):
         raise GradientError(f"nonfinite must be 'propagate', 'zero' or 'error', but got '{nonfinite}'")
     grads, owners = _gradients(parts)
-    norms = _norms(grads, owners, count=len(parts), norm_type=norm_type)
+    norms = component_norms(grads, owners, count=len(parts), norm_type=norm_type)
     if nonfinite == "error":
         _refuse_nonfinite(norms, parts)
     thresholds = torch.tensor(thresholds_list, dtype=norms.dtype).to(norms.device, non_blocking=True)
@@ -140,7 +141,7 @@ def grad_norms(parts: Components, norm_type: float = 2.0) -> Tensor:
     """
     _check_norm_type(norm_type)
     grads, owners = _gradients(parts)
-    return _norms(grads, owners, count=len(parts), norm_type=norm_type)
+    return component_norms(grads, owners, count=len(parts), norm_type=norm_type)
 
 
 def _check_norm_type(norm_type: float) -> None:
@@ -164,10 +165,12 @@ def _gradients(parts: Components) -> tuple[list[Tensor], list[int]]:
     grads: list[Tensor] = []
     owners: list[int] = []
     for index, part in enumerate(parts):
-        for grad in part.gradients():
-            _check(grad, part.name)
-            grads.append(grad)
-            owners.append(index)
+        for parameter in part.parameters:
+            if parameter.grad is not None:
+                _check(parameter.grad, part.name)
+        views = part.gradients()
+        grads.extend(views)
+        owners.extend([index] * len(views))
     if not grads:
         raise GradientError(
             f"none of the {len(parts)} components has a gradient; call clip_grad_norm_ after backward() and before "
@@ -193,22 +196,6 @@ def _check(grad: Tensor, name: str) -> None:
             f"the gradient of '{name}' is {'sparse' if grad.is_sparse else 'complex'}, which this version cannot clip; "
             "use dense real gradients (sparse=False in nn.Embedding)"
         )
-
-
-def _norms(grads: list[Tensor], owners: list[int], *, count: int, norm_type: float) -> Tensor:
-    """Return the norms of all components, shape ``[count]``, by multi-tensor operations."""
-    dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
-    each = torch.stack([norm.to(dtype) for norm in torch._foreach_norm(grads, norm_type, dtype=dtype)])
-    if owners == list(range(count)):
-        return each
-    where = torch.tensor(owners).to(each.device, non_blocking=True)
-    zeros = torch.zeros(count, dtype=dtype, device=each.device)
-    if norm_type == float("inf"):
-        return zeros.scatter_reduce_(0, where, each, reduce="amax")
-    # Divide by each component's largest part, so that powers of large norms do not overflow.
-    largest = zeros.scatter_reduce(0, where, each, reduce="amax")
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    return zeros.index_add_(0, where, (each / scale[where]) ** norm_type) ** (1 / norm_type) * scale
 
 
 def _refuse_nonfinite(norms: Tensor, parts: Components) -> None:

@@ -24,7 +24,7 @@ from evenkeel.clipping import ClipResult, MaxNorm, applicable, check_max_norm, c
 from evenkeel.errors import GradientError, MethodError
 from evenkeel.measure import GradientNorms
 from evenkeel.methods import Method, Mix, PhaseSchedule, parse_method
-from evenkeel.partition import By, Component, Components, CurrentComponents, components
+from evenkeel.partition import By, Component, Components, CurrentComponents, Roles, components
 
 __all__ = ["ComponentClip", "MethodTrainer", "Recorder"]
 
@@ -49,15 +49,16 @@ def unscale(optimizer: Any) -> None:
 class _EachStep(TrainerCallback, ABC):
     """Acts once per optimizer step, when gradients are complete and unscaled, on what is trained by then."""
 
-    def __init__(self, by: By = "tensor") -> None:
+    def __init__(self, by: By = "tensor", roles: Roles | None = None) -> None:
         self.by: By = by
+        self.roles = roles
         self._current: CurrentComponents | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look at the model; ``model_init`` makes a new one for every training."""
-        self._current = CurrentComponents(kwargs["model"], self.by)
+        self._current = CurrentComponents(kwargs["model"], self.by, roles=self.roles)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -65,7 +66,7 @@ class _EachStep(TrainerCallback, ABC):
         """Act on what the optimizer is about to see."""
         unscale(kwargs["optimizer"])
         if self._current is None:  # a loop that is no Trainer's may leave out on_train_begin
-            self._current = CurrentComponents(kwargs["model"], self.by)
+            self._current = CurrentComponents(kwargs["model"], self.by, roles=self.roles)
         self._act(self._current(), state)
 
     @abstractmethod
@@ -92,18 +93,21 @@ class ComponentClip(_EachStep):
         >>> callback = ComponentClip(max_norm=0.05)  # Trainer(args=arguments, callbacks=[callback], ...)
     """
 
-    def __init__(self, max_norm: MaxNorm = 0.05, *, by: By = "tensor", also_global: bool = False) -> None:
+    def __init__(
+        self, max_norm: MaxNorm = 0.05, *, by: By = "tensor", roles: Roles | None = None, also_global: bool = False
+    ) -> None:
         """Set up the callback.
 
         Args:
             max_norm: the norm that each component may have; or norms by role or path.
             by: what counts as one component, see :func:`evenkeel.components`.
+            roles: rules for a model that evenkeel does not know, see :func:`evenkeel.components`.
             also_global: allow the Trainer's own global clipping (``max_grad_norm``), which acts first.
 
         Raises:
             ThresholdError: if ``max_norm`` is no threshold.
         """
-        super().__init__(by)
+        super().__init__(by, roles)
         check_max_norm(max_norm)
         self.max_norm = max_norm
         self.also_global = also_global
@@ -121,7 +125,7 @@ class ComponentClip(_EachStep):
             )
         super().on_train_begin(args, state, control, **kwargs)
         # A name that fits nothing is an error now; later it may be what is frozen.
-        resolve(self.max_norm, components(kwargs["model"], self.by))
+        resolve(self.max_norm, components(kwargs["model"], self.by, roles=self.roles))
 
     def _act(self, parts: Components, state: TrainerState) -> None:
         self.last = clip_grad_norm_(parts, applicable(self.max_norm, parts))
@@ -135,9 +139,9 @@ class Recorder(_EachStep):
         norms: what was recorded.
     """
 
-    def __init__(self, *, every: int = 10) -> None:
-        """Record each ``every``-th step."""
-        super().__init__()
+    def __init__(self, *, every: int = 10, roles: Roles | None = None) -> None:
+        """Record each ``every``-th step; ``roles`` are rules as in :func:`evenkeel.components`."""
+        super().__init__(roles=roles)
         self.norms = GradientNorms(every=every)
 
     def on_train_begin(

@@ -70,5 +70,5 @@ class _Above:
     def __call__(self, component: Component) -> bool:
         if component.layer is not None:
             return component.layer >= self.lowest
-        final_norm = component.role == "norm" and not component.path.startswith("embedding.")
+        final_norm = component.role == "norm" and ".embedding." not in f".{component.path}"
         return self.lowest == 0 or final_norm or component.role in ("head", "pooler")

@@ -6,9 +6,8 @@ from evenkeel.partition._current import CurrentComponents
 from evenkeel.partition._discover import components
 from evenkeel.partition._regroup import By, regroup
 from evenkeel.partition._roles import ROLES
-
 from evenkeel.partition._span import Span
-from evenkeel.partition._table import Rules
+from evenkeel.partition._table import Roles, Rules
 
 __all__ = [
     "ROLES",
@@ -17,6 +16,7 @@ __all__ = [
     "Components",
     "CurrentComponents",
     "Piece",
+    "Roles",
     "Rules",
     "Span",
     "components",

@@ -61,7 +61,7 @@ def _prefixes(name: str) -> Iterable[str]:
 
 
 def find_stacks(modules: Mapping[str, nn.Module]) -> Stacks:
-    """Find the outermost lists of modules that have modules themselves; lists beside them of equal length belong to them.
+    """Find the outermost lists of modules that have modules themselves; equally long lists beside them belong to them.
 
     Args:
         modules: every module by its plain dotted name, parents before children, without wrappers.
@@ -82,9 +82,9 @@ def find_stacks(modules: Mapping[str, nn.Module]) -> Stacks:
     for name, members in lists.items():
         stack = labels[beside.get(name, name)][0]
         layers = _flat(members, modules)
-        shared = any(type(modules[member]).__name__ in _SHARED for member in members) and _depth(
-            name, modules
-        ) > len(layers)
+        shared = any(type(modules[member]).__name__ in _SHARED for member in members) and _depth(name, modules) > len(
+            layers
+        )
         for layer, block in enumerate(layers):
             blocks[block] = Block(name=block, stack=stack, layer=layer, shared=shared)
     return Stacks(blocks=blocks, towers={tower: label for label, tower in labels.values() if label})
@@ -109,7 +109,7 @@ def _holds_layers(name: str, module: nn.Module) -> bool:
 
 
 def _beside(modules: Mapping[str, nn.Module], lists: dict[str, list[str]]) -> dict[str, str]:
-    """Map lists that stand beside a list of layers, as XLM's norms do, to it; those that were no lists of layers are added."""
+    """Map lists that stand beside a list of layers, as XLM's norms do, to it, and add them to ``lists``."""
     first: dict[tuple[str, int], str] = {}
     beside: dict[str, str] = {}
     for name, members in lists.items():

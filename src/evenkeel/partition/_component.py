@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from evenkeel.errors import ComponentError
-from evenkeel.partition._span import Span, views
+from evenkeel.partition._span import Span, shard_views, views
 
 __all__ = ["Component", "Kind", "Piece", "matches"]
 
@@ -35,6 +37,9 @@ class Piece:
     def tensor(self) -> Tensor:
         """Return the parameter.
 
+        Returns:
+            The tensor, whole.
+
         Raises:
             ComponentError: if the components are not bound to a model.
         """
@@ -45,10 +50,21 @@ class Piece:
             )
         return self.parameter
 
-    def gradient(self) -> Tensor | None:
-        """Return the view of the parameter's gradient that this owns; None where there is no gradient."""
-        gradient = self.tensor().grad
-        return gradient if gradient is None else views(gradient, self.spans)
+    def of(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Return the entries that this owns of a tensor of the parameter's shape, as views and never as copies.
+
+        Args:
+            tensor: the parameter, its gradient, or an optimizer's state of it; of a sharded one this rank's entries
+                are returned.
+
+        Returns:
+            One view; of a sharded tensor none or several.
+        """
+        if not isinstance(tensor, DTensor):
+            return (views(tensor, self.spans),)
+        shard = tensor.to_local()
+        _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        return shard_views(shard, self.spans, offsets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +110,15 @@ class Component:
         return next((piece.cut for piece in self.pieces if piece.cut), "")
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """Return its gradients, as views where it owns a part of a tensor; what has no gradient is left out."""
-        return tuple(gradient for gradient in (piece.gradient() for piece in self.pieces) if gradient is not None)
+        """Return its gradients, as views where it owns a part of a tensor; what has no gradient is left out.
+
+        Of sharded gradients (DTensor) these are the entries of this rank.
+        """
+        found: list[Tensor] = []
+        for piece in self.pieces:
+            gradient = piece.tensor().grad
+            found.extend(() if gradient is None else piece.of(gradient))
+        return tuple(found)
 
 
 def matches(component: Component, pattern: str) -> bool:

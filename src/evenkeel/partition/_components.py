@@ -59,16 +59,18 @@ class Components(Sequence[Component]):
         return f"Components({len(self)} components, {self.size:,} entries)"
 
     def __rich__(self) -> Table:
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(title=repr(self))
-        for column in ("path", "role", "name", "cut"):
-            table.add_column(column, overflow="fold")
-        for column in ("shape", "size"):
-            table.add_column(column, justify="right")
+        table.add_column("path", no_wrap=True)
+        table.add_column("role")
+        table.add_column("shape", justify="right")
+        table.add_column("size", justify="right")
+        table.add_column("cut", overflow="fold")
         for part in self._parts:
             shape = " x ".join(map(str, part.shape))
-            table.add_row(part.path, part.role or "", part.name, part.cut, shape, f"{part.size:,}")
+            table.add_row(escape(part.path), part.role or "", shape, f"{part.size:,}", escape(part.cut))
         return table
 
     def __getstate__(self) -> dict[str, Any]:

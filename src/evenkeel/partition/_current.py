@@ -7,6 +7,7 @@ from torch import nn
 from evenkeel.partition._components import Components
 from evenkeel.partition._discover import components
 from evenkeel.partition._regroup import By
+from evenkeel.partition._table import Roles
 
 __all__ = ["CurrentComponents"]
 
@@ -24,9 +25,10 @@ class CurrentComponents:
         1
     """
 
-    def __init__(self, model: nn.Module, by: By = "tensor") -> None:
-        """Watch ``model``, grouped as :func:`evenkeel.components` does with ``by``."""
+    def __init__(self, model: nn.Module, by: By = "tensor", *, roles: Roles | None = None) -> None:
+        """Watch ``model``, grouped as :func:`evenkeel.components` does with ``by``, by its rules and ``roles``."""
         self._model = model
+        self._roles = roles
         self._by: By = by
         self._seen: tuple[int, ...] | None = None
         self._parts: Components
@@ -35,6 +37,6 @@ class CurrentComponents:
         """Return the components as they are now."""
         now = tuple(id(parameter) for parameter in self._model.parameters() if parameter.requires_grad)
         if now != self._seen:
-            self._parts = components(self._model, self._by)
+            self._parts = components(self._model, self._by, roles=self._roles)
             self._seen = now
         return self._parts

@@ -6,7 +6,6 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -18,12 +17,12 @@ from evenkeel.partition._components import Components
 from evenkeel.partition._names import plain_parameters, plain_tree
 from evenkeel.partition._regroup import By, regroup
 from evenkeel.partition._resolve import Claim, Resolver
-from evenkeel.partition._table import Rules, read_table
+from evenkeel.partition._table import Roles, read_table
 
 __all__ = ["components"]
 
 
-def components(model: nn.Module, by: By = "tensor", *, roles: Rules | str | Path | None = None) -> Components:
+def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = None) -> Components:
     """Find what a model is made of: every trainable gradient entry in exactly one component.
 
     A tied parameter is one component, under its first name. A frozen parameter is in none; ask again once it is
@@ -69,10 +68,13 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Rules | str | Path
                 f"parameter '{names[0]}' is lazy: its shape is not known yet; run one forward pass before asking for "
                 "components"
             )
-        claim = resolver.claim(names[0], tuple(parameter.shape), stacks.block_of(names[0]))
+        block = stacks.block_of(names[0])
+        claim = resolver.claim(names[0], tuple(parameter.shape), block)
         if parameter.requires_grad:
             trainable += 1
-            parts.extend(_cut(names, parameter, claim, stacks))
+            shared = _is_shared(names, block, stacks)
+            stack = block.stack if block else stacks.tower_of(names[0])
+            parts.extend(_cut(names, parameter, claim, block=block, stack=stack, shared=shared))
     if not trainable:
         raise ComponentError(
             f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on "
@@ -82,11 +84,11 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Rules | str | Path
     return regroup(Components(_told_apart(parts)), by)
 
 
-def _cut(names: tuple[str, ...], parameter: Tensor, claim: Claim, stacks: Stacks) -> Iterator[Component]:
+def _cut(
+    names: tuple[str, ...], parameter: Tensor, claim: Claim, *, block: Block | None, stack: str, shared: bool
+) -> Iterator[Component]:
     """Make the components of one parameter."""
     name = names[0]
-    block = stacks.block_of(name)
-    stack = block.stack if block else stacks.tower_of(name)
     whole = Component(
         name=name,
         path="",
@@ -96,7 +98,7 @@ def _cut(names: tuple[str, ...], parameter: Tensor, claim: Claim, stacks: Stacks
         kind="bias" if name.endswith("bias") else "weight",
         shape=tuple(parameter.shape),
         size=parameter.numel(),
-        shared=_is_shared(names, block, stacks),
+        shared=shared,
         aliases=names[1:],
         pieces=(Piece(name=name, parameter=parameter),),
     )
@@ -135,5 +137,6 @@ def _told_apart(parts: list[Component]) -> list[Component]:
     counts = Counter(part.path for part in parts)
     numbers = {path: itertools.count() for path, count in counts.items() if count > 1}
     return [
-        replace(part, path=f"{part.path}#{next(numbers[part.path])}") if part.path in numbers else part for part in parts
+        replace(part, path=f"{part.path}#{next(numbers[part.path])}") if part.path in numbers else part
+        for part in parts
     ]

@@ -13,41 +13,20 @@ A rule reads::
     expert*num_experts: expert_in                    the experts' slices stand one after the other in the first one
     query | key | value if multi_query               holds where the condition does; of several rules the first
 
-Numbers may be computed (``+ - * / //``, ``not and or``) from the attributes of the module that the rule stands for and, where
-it has none, of its configuration.
+Numbers may be computed (``+ - * / //``, ``not and or``, comparisons) from the attributes of the module that the rule
+stands for and, where it has none, of its configuration.
 """
 
 from __future__ import annotations
 
-import ast
-import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
 from evenkeel.errors import ComponentError
+from evenkeel.partition._expression import Look, evaluate, objection
 from evenkeel.partition._span import Span
 
-__all__ = ["Layout", "Part", "Rule", "parse"]
-
-Look = Callable[[str], Any]
-
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Not: operator.not_,
-    ast.USub: operator.neg,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Gt: operator.gt,
-    ast.And: lambda *values: all(values),
-    ast.Or: lambda *values: any(values),
-}
+__all__ = ["Cut", "Part", "Rule", "parse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +58,8 @@ class Rule:
         parts: the parts, one for a parameter that is not cut.
         repeat: how often the parts are repeated, as an expression; ``"*"`` as often as they fit.
         dim: the dimension that is cut, of the parameter or of one expert's slice of it.
-        experts: how experts share the first dimension: not at all (``""``), one index each (``"1"``), or one slice each,
-            as many as the expression says.
+        experts: how experts share the first dimension: not at all (``""``), one index each (``"1"``), or one slice
+            each, as many as the expression says.
         condition: an expression that must hold.
     """
 
@@ -108,7 +87,7 @@ class Rule:
         if not self.condition:
             return True
         try:
-            return bool(_evaluate(self.condition, look))
+            return bool(evaluate(self.condition, look))
         except (AttributeError, TypeError, ZeroDivisionError):
             return False
 
@@ -185,14 +164,18 @@ class Rule:
         stride = unit * sum(shares)
         starts = [unit * sum(shares[:index]) for index in range(len(shares))]
         return [
-            (part, (Span(dim=dim, start=start, length=unit * share, stride=stride, count=repeat),), unit * share * repeat)
+            (
+                part,
+                (Span(dim=dim, start=start, length=unit * share, stride=stride, count=repeat),),
+                repeat * unit * share,
+            )
             for part, start, share in zip(self.parts, starts, shares, strict=True)
             if share
         ]
 
     def _number(self, name: str, shape: tuple[int, ...], expression: str, look: Look) -> int:
         try:
-            value = _evaluate(expression, look)
+            value = evaluate(expression, look)
         except (AttributeError, TypeError, ZeroDivisionError) as error:
             raise self._misfit(name, shape, f"'{expression}' has no value: {error}") from error
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
@@ -241,7 +224,9 @@ def parse(text: str) -> Rule:
     )
     repeat = "1" if rule.repeat == "*" else rule.repeat
     for expression in (rule.condition or "1", repeat, rule.experts or "1", *(part.share for part in parts)):
-        _tree(text, expression)
+        reason = objection(expression)
+        if reason:
+            raise _unreadable(text, reason)
     return rule
 
 
@@ -254,38 +239,3 @@ def _part(rule: str, text: str) -> Part:
 
 def _unreadable(rule: str, reason: str) -> ComponentError:
     return ComponentError(f"the rule '{rule}' cannot be read: {reason}; see docs/components.md for the language")
-
-
-def _tree(rule: str, expression: str) -> None:
-    try:
-        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
-    except SyntaxError as error:
-        raise _unreadable(rule, f"'{expression}' is no expression") from error
-    allowed = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Attribute, ast.Constant, ast.Load)
-    for node in nodes:
-        if not isinstance(node, (*allowed, *_OPERATORS)):
-            raise _unreadable(rule, f"'{expression}' holds a {type(node).__name__}, which is not allowed")
-
-
-def _evaluate(expression: str, look: Look) -> Any:
-    return _value(ast.parse(expression, mode="eval").body, look)
-
-
-def _value(node: ast.AST, look: Look) -> Any:
-    match node:
-        case ast.Constant(value=value):
-            return value
-        case ast.Name(id=name):
-            return look(name)
-        case ast.Attribute(value=owner, attr=name):
-            return getattr(_value(owner, look), name)
-        case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](_value(left, look), _value(right, look))
-        case ast.UnaryOp(op=op, operand=operand):
-            return _OPERATORS[type(op)](_value(operand, look))
-        case ast.BoolOp(op=op, values=values):
-            return _OPERATORS[type(op)](*(_value(value, look) for value in values))
-        case ast.Compare(left=left, ops=[op], comparators=[right]):
-            return _OPERATORS[type(op)](_value(left, look), _value(right, look))
-        case _:  # pragma: no cover - _tree() has refused everything else
-            raise AssertionError(ast.dump(node))

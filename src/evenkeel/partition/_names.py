@@ -11,7 +11,7 @@ from torch import nn
 
 __all__ = ["Tree", "plain", "plain_parameters", "plain_tree", "unwrapped"]
 
-# Modules that stand around a whole model and have other children too, or another name for it, by class, and what they put before its names.
+# Modules that stand around a whole model and have other children too, or another name for it, by class.
 _AROUND = {
     "DeepSpeedEngine": "module.",
     "OptimizedModule": "_orig_mod.",

@@ -11,7 +11,8 @@ from torch import nn
 
 from evenkeel.errors import ComponentError
 from evenkeel.partition._blocks import Block
-from evenkeel.partition._layout import Cut, Look, Rule
+from evenkeel.partition._expression import Look
+from evenkeel.partition._layout import Cut, Rule
 from evenkeel.partition._names import Tree
 from evenkeel.partition._roles import joint
 from evenkeel.partition._table import (
@@ -122,7 +123,7 @@ class Resolver:
         return replace(claim, cuts=tuple(rule.cuts(name, shape, look)), cut=rule.text)
 
     def _adapted(self, name: str) -> tuple[str, str]:
-        """Split the name of an adapter's parameter into what it adapts and its own name; the latter is empty if it is none."""
+        """Split an adapter's parameter into the module that it adapts and its own name, empty if it is none."""
         bits = name.split(".")
         for end in range(len(bits) - 1, 0, -1):
             module = ".".join(bits[:end])
@@ -147,14 +148,15 @@ class Resolver:
         homes = list(_ancestors(module))
         for table in self._tables:
             for home in homes:
-                for cls in _classes(type(self._modules[home])) if home in self._modules else ():
-                    for found in _in_class(table, cls.__name__, name, home):
+                for class_name in _class_names(type(self._modules[home])) if home in self._modules else ():
+                    for found in _in_class(table, class_name, name, home):
                         yield self._note(table, found), home
             for found in _in_names(table, place, inside):
                 yield self._note(table, found), module
         for home in homes:
-            for cls, table in _family_tables(type(self._modules[home])) if home in self._modules else ():
-                for found in _in_class(table, cls, name, home):
+            kind: Any = type(self._modules[home]) if home in self._modules else object
+            for class_name, table in _family_tables(kind):
+                for found in _in_class(table, class_name, name, home):
                     yield found, home
         common = family_table(COMMON)
         if common is not None:
@@ -167,14 +169,13 @@ class Resolver:
         return found
 
     def _look(self, home: str, name: str) -> Look:
-        """Look names up on the module that the rule stands for, the parameter's own modules, and their configurations."""
+        """Look words up on the module that the rule stands for, the parameter's modules, and their configurations."""
         owner = name.rpartition(".")[0]
-        places = dict.fromkeys([home, owner, owner.rpartition(".")[0], ""])
-        modules = [self._modules[place] for place in places if place in self._modules]
-        scopes = [*modules, *(getattr(module, "config", None) for module in modules)]
 
         def look(word: str) -> Any:
-            for scope in scopes:
+            places = dict.fromkeys([home, owner, owner.rpartition(".")[0], ""])
+            modules = [self._modules[place] for place in places if place in self._modules]
+            for scope in (*modules, *(getattr(module, "config", None) for module in modules)):
                 if scope is not None and hasattr(scope, word):
                     return getattr(scope, word)
             raise AttributeError(f"neither the module '{home or 'model'}' nor its configuration has '{word}'")
@@ -209,21 +210,21 @@ def _ancestors(module: str) -> Iterator[str]:
         yield module
 
 
-def _classes(cls: type) -> list[type]:
-    return [base for base in cls.__mro__ if base not in (nn.Module, object)]
+def _class_names(cls: type) -> list[str]:
+    return [base.__name__ for base in cls.__mro__ if base not in (nn.Module, object)]
 
 
 @functools.cache
 def _family_tables(cls: type) -> tuple[tuple[str, RuleTable], ...]:
     """Return the class's names in the tables of the families that define it and its bases."""
-    tables = ((base.__name__, family_table(family_of(base))) for base in _classes(cls))
+    tables = ((base.__name__, family_table(family_of(base))) for base in cls.__mro__ if base is not object)
     return tuple((name, table) for name, table in tables if table is not None and table.knows(name))
 
 
-def _in_class(table: RuleTable, cls: str, name: str, home: str) -> Iterator[Found]:
+def _in_class(table: RuleTable, class_name: str, name: str, home: str) -> Iterator[Found]:
     relative = name[len(home) + 1 :] if home else name
     for key in (relative, relative.rpartition(".")[0]):
-        found = table.of_class(cls, key) if key else None
+        found = table.of_class(class_name, key) if key else None
         if found is not None:
             yield found
 

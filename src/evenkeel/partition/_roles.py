@@ -7,8 +7,8 @@ from collections.abc import Iterable
 __all__ = ["ROLES", "joint"]
 
 ROLES: dict[str, str] = {
-    "embedding": "a table of vectors for words, positions, segments or other symbols, and what maps it to the model's width",
-    "relative_position": "what an attention adds for the distance of two positions: tables, projections and their biases",
+    "embedding": "a table of vectors for words, positions, segments or the like, and what maps it to the model's width",
+    "relative_position": "what an attention adds for the distance of two positions: tables, projections, biases",
     "query": "makes queries",
     "key": "makes keys",
     "value": "makes values",

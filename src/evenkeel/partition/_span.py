@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Span", "views"]
+__all__ = ["Span", "shard_views", "views"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,9 @@ class Span:
             begin = max(start, self.start + self.stride * low)
             end = min(stop, self.start + self.stride * low + self.length)
             if begin < end:
+                count = high - low + 1
                 found.append(
-                    Span(dim=self.dim, start=begin - start, length=end - begin, stride=self.stride, count=high - low + 1)
+                    Span(dim=self.dim, start=begin - start, length=end - begin, stride=self.stride, count=count)
                 )
         return tuple(found)
 
@@ -97,3 +99,24 @@ def views(tensor: Tensor, spans: Sequence[Span]) -> Tensor:
     for span in spans:  # unfold appends a dimension and moves none
         tensor = span.of(tensor)
     return tensor
+
+
+def shard_views(shard: Tensor, spans: Sequence[Span], offsets: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the entries that a shard has of all of ``spans``, as views: several where it splits a run.
+
+    Args:
+        shard: a block of the whole tensor.
+        spans: at most one for each dimension, in the whole tensor.
+        offsets: where the shard begins in the whole tensor, one for each dimension.
+
+    Returns:
+        The views; none where the shard has none of the entries.
+
+    Example:
+        >>> import torch
+        >>> heads = Span(dim=0, start=0, length=2, stride=4, count=3)     # rows 0, 1, 4, 5, 8, 9 of 12
+        >>> [view.flatten().tolist() for view in shard_views(torch.arange(12)[5:], [heads], [5])]
+        [[5], [8, 9]]
+    """
+    within = [span.within(offsets[span.dim], offsets[span.dim] + shard.shape[span.dim]) for span in spans]
+    return tuple(views(shard, choice) for choice in itertools.product(*within) if shard.numel())

@@ -13,7 +13,17 @@ from pathlib import Path
 from evenkeel.errors import ComponentError
 from evenkeel.partition._layout import Rule, parse
 
-__all__ = ["COMMON", "Found", "RuleTable", "Rules", "entry_point_table", "family_of", "family_table", "read_table"]
+__all__ = [
+    "COMMON",
+    "Found",
+    "Roles",
+    "RuleTable",
+    "Rules",
+    "entry_point_table",
+    "family_of",
+    "family_table",
+    "read_table",
+]
 
 COMMON = "common"
 IN_BLOCK, OUTSIDE = "block", "outside"  # tables of names that mean the same everywhere, not those of a class
@@ -22,6 +32,7 @@ _GROUP = "evenkeel.roles"
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 Rules = Mapping[str, Mapping[str, str | list[str]]]
+Roles = Rules | str | Path  # rules as people give them: themselves, or a TOML file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +59,7 @@ class RuleTable:
     def __init__(self, rules: Rules) -> None:
         """Read ``rules``: for each class, or ``"block"`` or ``"outside"``, names and what they are."""
         self._rules: dict[str, dict[str, tuple[Rule, ...]]] = {}
+        self._seen: dict[tuple[str, str], Found | None] = {}
         for table, names in rules.items():
             if not isinstance(names, Mapping):
                 raise ComponentError(
@@ -86,9 +98,12 @@ class RuleTable:
         Returns:
             The rules, or None.
         """
-        names = self._rules.get(table)
-        if not names:
-            return None
+        key = (table, name)
+        if key not in self._seen:  # the blocks of a stack have the same names
+            self._seen[key] = self._longest(table, self._rules.get(table, {}), name)
+        return self._seen[key]
+
+    def _longest(self, table: str, names: dict[str, tuple[Rule, ...]], name: str) -> Found | None:
         bits = name.split(".")
         for start in range(len(bits)):
             before = tuple(bit for bit in bits[:start] if bit.isdigit())
@@ -97,9 +112,7 @@ class RuleTable:
                 return found
         return None
 
-    def _find(
-        self, table: str, names: dict[str, tuple[Rule, ...]], name: str, before: tuple[str, ...]
-    ) -> Found | None:
+    def _find(self, table: str, names: dict[str, tuple[Rule, ...]], name: str, before: tuple[str, ...]) -> Found | None:
         if name in names:
             return Found(rules=names[name], table=table, key=name, numbers=before)
         key = _NUMBER.sub("#", name)
@@ -109,8 +122,8 @@ class RuleTable:
 
 
 def _parsed(table: str, name: str, text: object) -> tuple[Rule, ...]:
-    texts = text if isinstance(text, list) else [text]
-    if not texts or not all(isinstance(item, str) for item in texts):
+    texts = [item for item in (text if isinstance(text, list) else [text]) if isinstance(item, str)]
+    if not texts or texts != (text if isinstance(text, list) else [text]):
         raise ComponentError(
             f"the rule for '{name}' of '{table}' is {text!r}; it needs a text such as 'query | key | value', or a list "
             "of them of which the first whose condition holds is used"
@@ -118,7 +131,7 @@ def _parsed(table: str, name: str, text: object) -> tuple[Rule, ...]:
     return tuple(parse(item) for item in texts)
 
 
-def read_table(roles: Rules | str | Path) -> RuleTable:
+def read_table(roles: Roles) -> RuleTable:
     """Read a user's rules.
 
     Args:
