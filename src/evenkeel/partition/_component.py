@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from evenkeel.errors import ComponentError
+from evenkeel.partition._shard import local_shard
 from evenkeel.partition._span import Span, shard_views, views
 
 __all__ = ["Component", "Kind", "Piece", "matches"]
@@ -62,8 +62,7 @@ class Piece:
         """
         if not isinstance(tensor, DTensor):
             return (views(tensor, self.spans),)
-        shard = tensor.to_local()
-        _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        shard, offsets = local_shard(tensor)
         return shard_views(shard, self.spans, offsets)
 
 

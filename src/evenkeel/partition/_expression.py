@@ -51,12 +51,13 @@ def objection(expression: str) -> str:
     return f"'{expression}' holds a {type(wrong[0]).__name__}, which is not allowed" if wrong else ""
 
 
-def evaluate(expression: str, look: Look) -> Any:
+def evaluate(expression: str, look: Look, *, lenient: bool = False) -> Any:
     """Compute an expression that :func:`objection` has nothing against.
 
     Args:
         expression: the text.
         look: returns the value of a name, or raises AttributeError.
+        lenient: let what has no value be None.
 
     Returns:
         Its value.
@@ -68,7 +69,19 @@ def evaluate(expression: str, look: Look) -> Any:
         >>> evaluate("heads // 2 + 1", {"heads": 8}.__getitem__)
         5
     """
-    return _value(_body(expression), look)
+
+    def attribute(owner: Any, name: str) -> Any:
+        try:
+            return look(name) if owner is _NOBODY else getattr(owner, name)
+        except AttributeError:
+            if lenient:
+                return None
+            raise
+
+    return _value(_body(expression), attribute)
+
+
+_NOBODY = object()
 
 
 @functools.cache
@@ -76,21 +89,21 @@ def _body(expression: str) -> ast.AST:
     return ast.parse(expression.strip(), mode="eval").body
 
 
-def _value(node: ast.AST, look: Look) -> Any:
+def _value(node: ast.AST, attribute: Callable[[Any, str], Any]) -> Any:
     match node:
         case ast.Constant(value=value):
             return value
         case ast.Name(id=name):
-            return look(name)
+            return attribute(_NOBODY, name)
         case ast.Attribute(value=owner, attr=name):
-            return getattr(_value(owner, look), name)
+            return attribute(_value(owner, attribute), name)
         case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
-            return _OPERATORS[type(op)](_value(left, look), _value(right, look))
+            return _OPERATORS[type(op)](_value(left, attribute), _value(right, attribute))
         case ast.UnaryOp(op=op, operand=operand):
-            return _OPERATORS[type(op)](_value(operand, look))
+            return _OPERATORS[type(op)](_value(operand, attribute))
         case ast.BoolOp(op=ast.And(), values=values):
-            return all(_value(value, look) for value in values)
+            return all(_value(value, attribute) for value in values)
         case ast.BoolOp(values=values):
-            return any(_value(value, look) for value in values)
+            return any(_value(value, attribute) for value in values)
         case _:  # pragma: no cover - objection() refuses everything else
             raise AssertionError(ast.dump(node))

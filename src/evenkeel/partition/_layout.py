@@ -22,11 +22,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from evenkeel.errors import ComponentError
+from evenkeel.errors import ComponentError, unknown_name
 from evenkeel.partition._expression import Look, evaluate, objection
+from evenkeel.partition._roles import ROLES
 from evenkeel.partition._span import Span
 
 __all__ = ["Cut", "Part", "Rule", "parse"]
+
+
+_FORM = re.compile(
+    r"""\s*(?:expert\s*(?:\*\s*(?P<slices>[^:]+?)\s*)?(?P<expert>:))?\s*
+    (?:(?P<repeat>[^|()]+?|\([^)]*\))\s+x\s+\((?P<inner>.*)\)|(?P<flat>.*?))\s*
+    (?:@\s*(?P<dim>-?\d+))?\s*""",
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +96,8 @@ class Rule:
         if not self.condition:
             return True
         try:
-            return bool(evaluate(self.condition, look))
-        except (AttributeError, TypeError, ZeroDivisionError):
+            return bool(evaluate(self.condition, look, lenient=True))
+        except (TypeError, ZeroDivisionError):  # such as a comparison with what is not there
             return False
 
     def cuts(self, name: str, shape: tuple[int, ...], look: Look) -> list[Cut]:
@@ -152,7 +161,10 @@ class Rule:
         if len(self.parts) == 1:
             return [(self.parts[0], (), total)]
         shares = [self._number(name, shape, part.share, look) for part in self.parts]
-        repeat = total // sum(shares) if self.repeat == "*" else self._number(name, shape, self.repeat, look)
+        free = self.repeat == "*" and sum(shares)
+        repeat = (
+            total // sum(shares) if free else 0 if self.repeat == "*" else self._number(name, shape, self.repeat, look)
+        )
         unit, left = divmod(total, repeat * sum(shares)) if repeat * sum(shares) else (0, 1)
         if left or not unit or (self.repeat == "*" and unit != 1):
             raise self._misfit(
@@ -178,7 +190,7 @@ class Rule:
             value = evaluate(expression, look)
         except (AttributeError, TypeError, ZeroDivisionError) as error:
             raise self._misfit(name, shape, f"'{expression}' has no value: {error}") from error
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1:  # NaN and inf too
             raise self._misfit(name, shape, f"'{expression}' is {value!r}, which is no whole number")
         return int(value)
 
@@ -205,13 +217,9 @@ def parse(text: str) -> Rule:
         >>> [part.role for part in parse("num_heads x (query | key | value)").parts]
         ['query', 'key', 'value']
     """
-    body, _, condition = text.partition(" if ")
-    found = re.fullmatch(
-        r"\s*(?:expert\s*(?:\*\s*(?P<slices>[^:]+?)\s*)?(?P<expert>:))?\s*(?:(?P<repeat>[^|()]+?|\([^)]*\))\s+x\s+\((?P<inner>.*)\)|(?P<flat>.*?))"
-        r"\s*(?:@\s*(?P<dim>-?\d+))?\s*",
-        body,
-    )
-    if found is None:  # pragma: no cover - the expression takes any text; what is inside is checked below
+    body, conditional, condition = text.partition(" if ")
+    found = _FORM.fullmatch(body)
+    if found is None or bool(conditional) != bool(condition.strip()):
         raise _unreadable(text, "its form is none of those documented")
     parts = tuple(_part(text, part) for part in (found["inner"] or found["flat"] or "").split("|"))
     rule = Rule(
@@ -234,6 +242,8 @@ def _part(rule: str, text: str) -> Part:
     found = re.fullmatch(r"\s*(?P<role>[a-z_]\w*)(?:\s+as\s+(?P<word>[\w.]+))?\s*(?:\*\s*(?P<share>.+?))?\s*", text)
     if found is None:
         raise _unreadable(rule, f"'{text.strip()}' is no role, with 'as word' and '* share' behind it where needed")
+    if found["role"] not in ROLES:
+        raise _unreadable(rule, unknown_name("role", found["role"], ROLES))
     return Part(role=found["role"], word=found["word"] or found["role"], share=found["share"] or "1")
 
 

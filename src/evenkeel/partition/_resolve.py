@@ -100,8 +100,9 @@ class Resolver:
             raise ComponentError(
                 "roles names "
                 + ", ".join(f"'{name}' of '{table}'" for table, name in unused)
-                + ", which is the name of nothing in this model; names of a class are relative to its modules, those "
-                "of 'block' and 'outside' are the ends of dotted names"
+                + ", which holds for nothing in this model: no parameter has that name there, or another rule is "
+                "nearer for each; names of a class are relative to its modules, those of 'block' and 'outside' are the "
+                "ends of dotted names"
             )
 
     def _claim(self, name: str, shape: tuple[int, ...], block: Block | None) -> Claim:

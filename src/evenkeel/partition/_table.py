@@ -145,6 +145,10 @@ def read_table(roles: Roles) -> RuleTable:
     """
     if isinstance(roles, Mapping):
         return RuleTable(roles)
+    if not isinstance(roles, str | Path):
+        raise ComponentError(
+            f"roles is a {type(roles).__name__}; it needs a mapping of classes to names and rules, or a TOML file"
+        )
     try:
         return RuleTable(tomllib.loads(Path(roles).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
