@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from evenkeel.cli._console import errors_to
+from evenkeel.cli.components import components
 from evenkeel.cli.demo import demo
 from evenkeel.cli.finetune import finetune
 from evenkeel.cli.report import report
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, study, status, report, finetune):
+for command in (demo, study, status, report, finetune, components):
     app.command()(command)
 
 

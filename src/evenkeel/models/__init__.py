@@ -1,5 +1,16 @@
 """Pretrained models: the embedded one, a folder, or a hub id."""
 
 from evenkeel.models._find import TINY, ModelSource, find_model, load_classifier, load_tokenizer, longest_text, skeleton
+from evenkeel.models._structure import HEADS, structure
 
-__all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokenizer", "longest_text", "skeleton"]
+__all__ = [
+    "HEADS",
+    "TINY",
+    "ModelSource",
+    "find_model",
+    "load_classifier",
+    "load_tokenizer",
+    "longest_text",
+    "skeleton",
+    "structure",
+]

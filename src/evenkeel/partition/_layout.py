@@ -161,19 +161,18 @@ class Rule:
         if len(self.parts) == 1:
             return [(self.parts[0], (), total)]
         shares = [self._number(name, shape, part.share, look) for part in self.parts]
-        free = self.repeat == "*" and sum(shares)
-        repeat = (
-            total // sum(shares) if free else 0 if self.repeat == "*" else self._number(name, shape, self.repeat, look)
-        )
-        unit, left = divmod(total, repeat * sum(shares)) if repeat * sum(shares) else (0, 1)
+        total_share = sum(shares)
+        fits = total // max(1, total_share)
+        repeat = fits if self.repeat == "*" else self._number(name, shape, self.repeat, look)
+        unit, left = divmod(total, repeat * total_share) if repeat * total_share else (0, 1)
         if left or not unit or (self.repeat == "*" and unit != 1):
             raise self._misfit(
                 name,
                 shape,
-                f"expected a multiple of {repeat} x {'+'.join(map(str, shares))} = {repeat * sum(shares)} along "
+                f"expected a multiple of {repeat} x {'+'.join(map(str, shares))} = {repeat * total_share} along "
                 f"dimension {dim}, found {total}",
             )
-        stride = unit * sum(shares)
+        stride = unit * total_share
         starts = [unit * sum(shares[:index]) for index in range(len(shares))]
         return [
             (
