@@ -38,7 +38,7 @@ def test_components_say_how_much_they_hold() -> None:
 
 def test_a_tensor_in_two_components_is_refused() -> None:
     part = components(nn.Linear(2, 1))[0]
-    with pytest.raises(ComponentError, match="'weight' and 'again' share a tensor"):
+    with pytest.raises(ComponentError, match="'weight' and 'again' share entries of a tensor"):
         Components([part, dataclasses.replace(part, name="again")])
 
 

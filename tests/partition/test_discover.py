@@ -82,16 +82,30 @@ def test_an_encoder_and_a_decoder_are_told_apart() -> None:
     parts = components(model)
     assert {(part.stack, part.layer) for part in parts} == {
         (None, None),
+        ("encoder", None),
         ("encoder", 0),
         ("encoder", 1),
+        ("decoder", None),
         ("decoder", 0),
     }
-    paths = [part.path for part in parts if part.layer is not None]
+    outside = {part.path for part in parts if part.layer is None}
+    embeddings = ("embedding.position", "embedding.norm.weight", "embedding.norm.bias")
+    assert outside == {"embedding.word"} | DEEP_HEAD | {
+        f"{stack}.{path}" for stack in ("encoder", "decoder") for path in embeddings
+    }
+    paths = [part.path for part in parts]
     assert {"encoder.layer.1.query.weight", "decoder.layer.0.query.weight"} <= set(paths)
     assert "decoder.layer.0.cross_query.weight" in paths  # a decoder's second attention goes by names of its own
     assert len(set(paths)) == len(paths)
-    assert not [part.path for part in parts.unclaimed if part.layer is not None]
-    assert [part.name for part in components(model, "layer")][:3] == ["outside", "encoder.layer.0", "encoder.layer.1"]
+    assert not parts.unclaimed
+    assert sorted(part.name for part in components(model, "layer")) == [
+        "decoder.layer.0",
+        "decoder.outside",
+        "encoder.layer.0",
+        "encoder.layer.1",
+        "encoder.outside",
+        "outside",
+    ]
 
 
 def test_frozen_parameters_are_left_out_and_come_back() -> None:

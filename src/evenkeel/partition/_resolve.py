@@ -138,7 +138,7 @@ class Resolver:
             look = self._look(home, name)
             for rule in found.rules:
                 if rule.holds(look):
-                    return rule, found, look
+                    return rule, replace(found, numbers=found.numbers[_layer_numbers(found, home, block) :]), look
         return None
 
     def _found(self, name: str, block: Block | None) -> Iterator[tuple[Found, str]]:
@@ -195,6 +195,13 @@ class Resolver:
         if isinstance(owner, nn.Conv1d):
             return "conv", word
         return "other", word
+
+
+def _layer_numbers(found: Found, home: str, block: Block | None) -> int:
+    """Return how many of the numbers in a name of a class around the block are the block's own: the path has those."""
+    if block is None or found.table in (IN_BLOCK, OUTSIDE) or not block.name.startswith(f"{home}." if home else ""):
+        return 0
+    return sum(bit.isdigit() for bit in block.name[len(home) :].split("."))
 
 
 def _relative(module: str, block: Block | None) -> str:
