@@ -1,9 +1,9 @@
 """Oracles that look at what a component does, not at what it is called.
 
-One forward pass is a list of events: attentions (with the queries, keys and values that they receive), inputs of activation
-functions, products with the tensors that they multiply. They are recorded below autograd, where every implementation of
-attention looks alike: two products with a softmax between them. A component is perturbed in place, the pass is repeated,
-and the first events that differ say what the component makes.
+One forward pass is a list of events: attentions (with the queries, keys and values that they receive), inputs of
+activation functions, products with the tensors that they multiply. They are recorded below autograd, where every
+implementation of attention looks alike: two products with a softmax between them. A component is perturbed in place,
+the pass is repeated, and the first events that differ say what the component makes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ MAKES = {
     "key_value_a": {"key", "value"},
     "qkv": {"query", "key", "value"},
 }
+_ATTENDED = ("query", "key", "value")
 _FEED_FORWARD = re.compile(r"(shared_expert|expert|ffn)_(in|gate|out)")
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "_grouped_mm", "mv", "addmv"}
 _ACTIVATIONS = {
     *("gelu", "silu", "relu", "tanh", "sigmoid", "softplus", "leaky_relu", "elu", "mish", "hardswish", "hardtanh"),
     *("expm1", "erf", "log_sigmoid_forward", "softsign", "clamp_min", "prelu", "hardsigmoid"),
 }
+Route = Callable[[Tensor, int], Tensor | None]  # scores and k -> the indices to take instead of the k highest
+Changes = list[tuple[int, set[str]]]  # number of an event, and the names of its tensors that changed
+Enough = Callable[[Changes], bool]
 _SOFTMAX = {"_softmax", "_safe_softmax"}
 _FUSED_ATTENTION = {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention"}
 
@@ -79,14 +83,20 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+class _EndError(Exception):
+    """Ends a forward pass of which no more is asked."""
+
+
 class _Recorder(TorchDispatchMode):
     """Writes the events of one forward pass down, and routes tokens to experts as it is told."""
 
-    def __init__(self, parameters: frozenset[int], route: Callable[[Tensor, int], Tensor | None]) -> None:
+    def __init__(self, parameters: frozenset[int], route: Route, reference: list[Event], enough: Enough) -> None:
         super().__init__()
         self.events: list[Event] = []
+        self.changes: Changes = []  # the events that differ from those of the reference, so far
+        self._reference, self._enough, self._compared = reference, enough, 0
         self._route = route
-        self._parameters = {storage: storage for storage in parameters}  # and copies of them, to what they are copies of
+        self._parameters = dict(zip(parameters, parameters, strict=True))  # and copies of them, to their originals
         self._products: list[tuple[Tensor, Tensor]] = []
         self._scores: dict[int, int] = {}  # storage -> the product whose scores it holds
         self._weights: dict[int, Event] = {}  # storage -> the attention whose probabilities it holds
@@ -98,18 +108,33 @@ class _Recorder(TorchDispatchMode):
         before = self._before(name, args, tensors)
         out = func(*args, **(kwargs or {}))
         if name == "topk" and (indices := self._route(args[0], args[1])) is not None:
-            out = type(out)((args[0].gather(-1, indices), indices)) if type(out) is tuple else [args[0].gather(-1, indices), indices]
-        self._after(name, before, tensors, [item for item in _flat(out if isinstance(out, (tuple, list)) else (out,)) if isinstance(item, Tensor)])
+            out = (args[0].gather(-1, indices), indices)
+        self._after(name, before, tensors, [item for item in _flat((out,)) if isinstance(item, Tensor)])
+        if before is not None and before.parameters and self._reference:  # what was in the making is complete by now
+            self.compare()
+            if self._enough(self.changes):
+                raise _EndError
         return out
+
+    def compare(self) -> None:
+        """Compare the events since the last comparison with those of the reference."""
+        stop = min(len(self.events), len(self._reference))
+        for index in range(self._compared, stop):
+            names = self.events[index].changed(self._reference[index])
+            if names:
+                self.changes.append((index, names))
+        self._compared = max(self._compared, stop)
 
     def _before(self, name: str, args: Any, tensors: list[Tensor]) -> Event | None:
         """Note what enters, before an operation in place can change it."""
         if name.rstrip("_") in _ACTIVATIONS:
-            return self._note(Event(kind="activation", tensors={"input": args[0].detach().clone()}))
-        if name == "glu":  # the second half goes through the activation
-            return self._note(Event(kind="activation", tensors={"input": args[0].chunk(2, args[1] if len(args) > 1 else -1)[1].clone()}))
+            return self._note(Event(kind="activation", tensors={"input": args[0].clone()}))
+        if name == "glu":  # its second half goes through the activation
+            half = args[0].chunk(2, args[1] if len(args) > 1 else -1)[1]
+            return self._note(Event(kind="activation", tensors={"input": half.clone()}))
         if name in _FUSED_ATTENTION:
-            return self._note(Event(kind="attention", tensors=dict(zip(("query", "key", "value"), (t.clone() for t in tensors), strict=False))))
+            made = dict(zip(_ATTENDED, (item.clone() for item in tensors[:3]), strict=True))
+            return self._note(Event(kind="attention", tensors=made))
         if name in _PRODUCTS:
             return self._product(tensors[-2:] if name in ("addmm", "baddbmm", "addmv") else tensors[:2])
         if name in _SOFTMAX and _storage(tensors[0]) in self._scores:
@@ -124,8 +149,14 @@ class _Recorder(TorchDispatchMode):
         if attention is not None and not own and "value" not in attention.tensors:
             value = next(item for item in operands if self._weights.get(_storage(item)) is not attention)
             attention.tensors["value"] = value.clone()
+        elif not own and len(scores := [i for i in (0, 1) if storages[i] in self._scores]) == 1:  # linear attention
+            query, key = self._products[self._scores[storages[scores[0]]]]
+            value = operands[1 - scores[0]].clone()
+            self._note(Event(kind="attention", tensors={"query": query, "key": key, "value": value}))
         inputs = {str(i): item.clone() for i, item in enumerate(operands) if _storage(item) not in own}
-        return self._note(Event(kind="product", tensors=inputs, parameters=frozenset(self._parameters[one] for one in own)))
+        return self._note(
+            Event(kind="product", tensors=inputs, parameters=frozenset(self._parameters[one] for one in own))
+        )
 
     def _note(self, event: Event) -> Event:
         self.events.append(event)
@@ -171,7 +202,8 @@ class Verdict:
     Attributes:
         objections: what contradicts a component's role, each in a sentence.
         proven: paths of the components whose role was confirmed.
-        silent: paths of the components with a role that an oracle knows, but which this forward pass does not use.
+        silent: paths of the components with a role that an oracle knows, but which this forward pass does not use, and
+            of experts whose router cannot be told whom to choose.
     """
 
     objections: list[str]
@@ -188,16 +220,34 @@ class Probe:
         self._roles: dict[int, set[str | None]] = {}
         for part in parts:
             self._roles.setdefault(_storage(part.parameters[0]), set()).add(part.role)
+        self._first, self._last = _layers_of_a_kind(parts)
         self._all = frozenset(_storage(parameter) for parameter in model.parameters())
         self._linear = _linear_attentions(model)
         self.clean, self.output = self.run()
 
-    def run(self, route: Callable[[Tensor, int], Tensor | None] = lambda scores, k: None) -> tuple[list[Event], Tensor]:
+    def run(self, route: Route = lambda scores, k: None) -> tuple[list[Event], Tensor]:
         """Return the events of a forward pass, and the logits."""
-        recorder = _Recorder(self._all, route)
+        recorder = _Recorder(self._all, route, [], lambda changes: False)
         with torch.no_grad(), _written_down(self._linear, recorder.events), recorder:
             out = self.model(**self.inputs)
         return recorder.events, (out if isinstance(out, Tensor) else out.logits).detach()
+
+    def changes(self, part: Component, enough: Enough, route: Route = lambda scores, k: None) -> Changes:
+        """Return the events that a perturbed component changes and which of their tensors, up to what is enough.
+
+        A change of the logits alone is an event behind the last one.
+        """
+        recorder = _Recorder(self._all, route, self.clean, enough)
+        with self.perturbed(part), torch.no_grad(), _written_down(self._linear, recorder.events):
+            try:
+                with recorder:
+                    out = self.model(**self.inputs)
+            except _EndError:
+                return recorder.changes
+        recorder.compare()
+        if not recorder.changes and _differ((out if isinstance(out, Tensor) else out.logits).detach(), self.output):
+            return [(len(self.clean), {"logits"})]
+        return recorder.changes
 
     @contextmanager
     def perturbed(self, part: Component) -> Iterator[None]:
@@ -213,60 +263,68 @@ class Probe:
                 for piece, whole in zip(part.pieces, kept, strict=True):
                     piece.tensor().detach().copy_(whole)
 
-    def changes(self, part: Component) -> list[tuple[int, set[str]]]:
-        """Return the events that a perturbed component changes, by index, and which of their tensors."""
-        with self.perturbed(part):
-            events, _ = self.run()
-        found = [(i, new.changed(old)) for i, (new, old) in enumerate(zip(events, self.clean, strict=False))]
-        return [(i, names) for i, names in found if names]
+    def _attended(self, changes: Changes) -> tuple[int, set[str]] | None:
+        """Return the first attention among the events that changed."""
+        return next(((i, names) for i, names in changes if self._is(i, "attention")), None)
 
-    def _attentions(self, changes: list[tuple[int, set[str]]]) -> list[tuple[int, set[str]]]:
-        return [(i, names) for i, names in changes if self.clean[i].kind == "attention"]
+    def _is(self, index: int, kind: str) -> bool:
+        return index < len(self.clean) and self.clean[index].kind == kind
+
+    def _met(self, changes: Changes, start: int = -1) -> frozenset[int]:
+        """Return the parameters of the first product behind ``start`` among the events that changed."""
+        behind = [i for i, _ in changes if start < i < len(self.clean)]
+        return next((self.clean[i].parameters for i in behind if self.clean[i].parameters), frozenset())
+
+    def _left(self, changes: Changes) -> bool:
+        """Say whether the changes have gone through an attention to the next parameters."""
+        attended = self._attended(changes)
+        return attended is not None and bool(self._met(changes, attended[0]))
 
     def attention(self) -> Verdict:
-        """Perturb what makes queries, keys and values: the first attention that changes must change in these alone.
+        """Perturb what makes queries, keys and values, in the first and last layer of each kind.
 
-        The layers must change in the order of their numbers, too, and the first layer of parameters that the values of an
-        attention enter must be the attention's output.
+        The first attention that changes must change in these alone; the layers must change in the order of their
+        numbers; and the first parameters that the values of an attention meet must be the attention's output.
         """
         verdict = Verdict(objections=[], proven=set(), silent=set())
         order: dict[tuple[str | None, str], list[tuple[int, int]]] = {}
         for part in self.parts:
-            if part.role not in MAKES or part.layer is None:
+            if part.role not in MAKES or part.layer is None or (part.stack, part.layer) not in self._first | self._last:
                 continue
-            changes = self.changes(part)
-            attentions = self._attentions(changes)
-            if not attentions:
+            changes = self.changes(part, self._left)
+            attended = self._attended(changes)
+            if attended is None:
                 verdict.silent.add(part.path)
                 continue
-            index, names = attentions[0]
+            index, names = attended
             if names == MAKES[part.role]:
                 verdict.proven.add(part.path)
             else:
                 verdict.objections.append(f"{part.path} ({part.name}) changes {sorted(names)}")
             if not part.shared:
-                word = re.sub(r"^.*?layer\.\d+\.", "", part.path)
+                word = _tail(part)
                 order.setdefault((part.stack, word), []).append((part.layer, index))
             if part.role == "value" and (fault := self._leaves(changes, index)):
                 verdict.objections.append(f"what {part.path} makes enters {fault} first, not attention_output")
         for (stack, word), pairs in order.items():
             if pairs != sorted(pairs) or len({index for _, index in pairs}) != len(pairs):
-                verdict.objections.append(f"layers of {stack or ''} {word} do not run in the order of their numbers: {pairs}")
+                verdict.objections.append(
+                    f"layers of {stack or ''} {word} do not run in the order of their numbers: {pairs}"
+                )
         return verdict
 
-    def _leaves(self, changes: list[tuple[int, set[str]]], start: int) -> str:
-        """Return the roles of the parameters that the changed values first meet, if they are not an attention's output."""
-        met = next((self.clean[i].parameters for i, _ in changes if i > start and self.clean[i].parameters), frozenset())
-        roles = {role for storage in met for role in self._roles.get(storage, ())}
-        return "" if not roles or roles == {"attention_output"} else ", ".join(sorted(map(str, roles)))
+    def _leaves(self, changes: Changes, start: int) -> str:
+        """Return the roles of the parameters that changed values first meet, if they are not the attention's output."""
+        roles = {role for storage in self._met(changes, start) for role in self._roles.get(storage, ())}
+        return "" if roles == {"attention_output"} else ", ".join(sorted(map(str, roles))) or "nothing"
 
     def feed_forward(self, experts: int = 0) -> Verdict:
-        """Perturb the layers of feed-forward parts and experts.
+        """Perturb the layers of feed-forward parts and experts, in the first layer of each kind.
 
         ``gate``, and ``in`` where there is no gate, must change what enters an activation function before anything
-        else; ``in`` beside a gate must change no activation before it changes what ``out`` multiplies; ``out`` must change
-        nothing up to its own product. Token ``t`` is routed to the experts ``t, t+1, ...``, and a perturbed expert may
-        change its own tokens alone.
+        else; ``in`` beside a gate must change no activation before it changes what ``out`` multiplies; ``out`` must
+        change nothing up to its own product. Token ``t`` is routed to the experts ``t, t+1, ...``, and a perturbed
+        expert may change its own tokens alone.
 
         Args:
             experts: number of experts that are routed to; the first and the last are perturbed.
@@ -278,43 +336,78 @@ class Probe:
         self.clean = events
         gated = {_feed_forward_of(part) for part in self.parts if part.role and re.fullmatch(r"\w+_gate", part.role)}
         for part in self.parts:
-            found = _FEED_FORWARD.fullmatch(part.role or "")
             expert = _expert_of(part)
-            if not found or part.layer is None or (expert is not None and experts and 0 < expert < experts - 1):
+            known = _FEED_FORWARD.fullmatch(part.role or "") and (part.stack, part.layer) in self._first
+            if not known or routed.skips(expert):
                 continue
             name = part.name.split("[")[0]
             if expert is not None and name not in clean:
                 with _outputs_around(self.model, name, routed.tokens) as clean[name]:
                     self.run(routed.route)
-            with _outputs_around(self.model, name, routed.tokens) as after, self.perturbed(part):
-                events, output = self.run(routed.route)
-            changed = [i for i, (new, old) in enumerate(zip(events, self.clean, strict=False)) if new.changed(old)]
-            if not changed and not _differ(output, self.output):
+            fault = self._fault(part, _feed_forward_of(part) in gated, routed, clean.get(name, []))
+            if fault is None:
                 verdict.silent.add(part.path)
-                continue
-            fault = self._fault(part, found[2], _feed_forward_of(part) in gated, changed)
-            if not fault and expert is not None and routed.used:
-                fault = routed.fault(expert, clean[name], after)
-            if fault:
+            elif fault:
                 verdict.objections.append(f"{part.path} ({part.name}) {fault}")
             else:
                 verdict.proven.add(part.path)
         return verdict
 
-    def _fault(self, part: Component, what: str, gated: bool, changed: list[int]) -> str:
-        """Say what is wrong with a feed-forward layer, given the events that it changes."""
-        out = f"{part.role.removesuffix(what)}out" if part.role else ""
+    def _fault(self, part: Component, gated: bool, routed: _Routed, before: list[Tensor]) -> str | None:
+        """Perturb a feed-forward layer and say what is wrong with it; None where that changes nothing."""
+        expert = _expert_of(part)
+        with _outputs_around(self.model, part.name.split("[")[0], routed.tokens) as after:
+
+            def enough(changes: Changes) -> bool:
+                return bool(self._met(changes)) and (bool(after) or expert is None)
+
+            changes = self.changes(part, enough, routed.route)
+        if not changes or (expert is not None and not routed.used):
+            return None
+        if expert is not None and (fault := routed.fault(expert, before, after)):
+            return fault
+        stem, _, what = (part.role or "").rpartition("_")
         if what == "out":
-            own = _storage(part.parameters[0])
-            uses = [i for i, event in enumerate(self.clean) if own in event.parameters]
-            return "changes what happens before its own product" if uses and changed and changed[0] <= uses[0] else ""
-        first = self.clean[changed[0]].kind if changed else "nothing"
+            own = self._weights(part)
+            uses = [i for i, event in enumerate(self.clean) if own & event.parameters]
+            if not uses:
+                return "multiplies nothing"
+            return "changes what happens before its own product" if changes[0][0] <= uses[0] else ""
+        first = self.clean[changes[0][0]].kind if changes[0][0] < len(self.clean) else "logit"
         expected = "product" if what == "in" and gated else "activation"
         if first != expected:
             return f"first changes what enters a {first}, not {expected}"
-        met = next((self.clean[i].parameters for i in changed if self.clean[i].parameters), frozenset())
-        roles = {role for storage in met for role in self._roles.get(storage, ())}
-        return "" if not met or roles == {out} else f"enters {sorted(map(str, roles))}, not {out}"
+        roles = {role for storage in self._met(changes) for role in self._roles.get(storage, ())}
+        return "" if roles == {f"{stem}_out"} else f"enters {sorted(map(str, roles))}, not {stem}_out"
+
+
+    def _weights(self, part: Component) -> set[int]:
+        """Return the storages of the weight that a component is, or, if it is a bias, is added to: of the experts at last."""
+        if part.kind == "weight":
+            return {_storage(part.parameters[0])}
+        near = [other for other in self.parts if (other.stack, other.layer) == (part.stack, part.layer)]
+        own = [other for other in near if other.path == re.sub(r"bias$", "weight", part.path)]
+        experts = [other for other in near if other.role == "expert_out" and other.kind == "weight"]
+        return {_storage(other.parameters[0]) for other in own or experts}
+
+
+def _layers_of_a_kind(parts: Components) -> tuple[set[tuple[str | None, int]], set[tuple[str | None, int]]]:
+    """Return the first and the last layers, with their stacks, of those that are made of the same components."""
+    made: dict[tuple[str | None, int], list[str]] = {}
+    for part in parts:
+        if part.layer is not None:
+            made.setdefault((part.stack, part.layer), []).append(f"{_tail(part)} {part.role} {part.cut} {part.shape}")
+    first: dict[tuple[str | None, str], tuple[str | None, int]] = {}
+    last = dict(first)
+    for place, words in made.items():
+        first.setdefault((place[0], "|".join(words)), place)
+        last[place[0], "|".join(words)] = place
+    return set(first.values()), set(last.values())
+
+
+def _tail(part: Component) -> str:
+    """Return the path without stack and layer."""
+    return re.sub(r"^.*?layer\.\d+\.", "", part.path)
 
 
 class _Routed:
@@ -331,6 +424,10 @@ class _Routed:
         chosen = (torch.arange(self.tokens)[:, None] + torch.arange(k)) % self.experts
         return chosen.view(*scores.shape[:-1], k)
 
+    def skips(self, expert: int | None) -> bool:
+        """Say whether an expert is neither the first nor the last."""
+        return expert is not None and 0 < expert < self.experts - 1
+
     def fault(self, expert: int, before: list[Tensor], after: list[Tensor]) -> str:
         """Say which tokens an expert reaches, if they are not its own."""
         if not before or not after:
@@ -344,7 +441,7 @@ def _expert_of(part: Component) -> int | None:
     """Return the number of the expert that a component belongs to."""
     if part.role not in ("expert_in", "expert_gate", "expert_out"):
         return None
-    numbers = [bit for bit in re.sub(r"^.*?layer\.\d+\.", "", part.path).split(".") if bit.isdigit()]
+    numbers = [bit for bit in _tail(part).split(".") if bit.isdigit()]
     return int(numbers[-1]) if numbers else None
 
 
@@ -363,7 +460,7 @@ def _outputs_around(model: nn.Module, name: str, tokens: int) -> Iterator[list[T
 
     def keep(module: nn.Module, args: Any, out: Any) -> None:
         first = next((item for item in _flat((out,)) if isinstance(item, Tensor)), None)
-        if first is not None and first.is_floating_point() and first.dim() > 1 and first.numel() // first.shape[-1] == tokens:
+        if first is not None and first.is_floating_point() and first.shape[:-1].numel() == tokens:
             seen.append(first.detach().reshape(tokens, -1).clone())
 
     around = [model.get_submodule(".".join(bits[:end])) for end in range(len(bits), 0, -1)]
@@ -378,13 +475,15 @@ def _outputs_around(model: nn.Module, name: str, tokens: int) -> Iterator[list[T
 
 def _linear_attentions(model: nn.Module) -> list[tuple[Any, str, Callable[..., Any]]]:
     """Find the functions of a model's modules and their files that take a query, a key and a value."""
-    owners = {id(owner): owner for module in model.modules() for owner in (module, sys.modules[type(module).__module__])}
+    owners = {
+        id(owner): owner for module in model.modules() for owner in (module, sys.modules[type(module).__module__])
+    }
     found = []
     for owner in owners.values():
         for name, value in vars(owner).items():
             if inspect.isfunction(value):
                 names = inspect.signature(value).parameters.keys()
-                if {"query", "key", "value"} <= names and not {"module", "self"} & names:  # those are softmax attentions
+                if set(_ATTENDED) <= names and not {"module", "self"} & names:  # those are softmax attentions
                     found.append((owner, name, value))
     return found
 
@@ -396,7 +495,7 @@ def _written_down(functions: list[tuple[Any, str, Callable[..., Any]]], events: 
     def written(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             given = inspect.signature(function).bind(*args, **kwargs).arguments
-            events.append(Event(kind="attention", tensors={name: given[name].clone() for name in ("query", "key", "value")}))
+            events.append(Event(kind="attention", tensors={name: given[name].clone() for name in _ATTENDED}))
             return function(*args, **kwargs)
 
         return call
@@ -410,8 +509,10 @@ def _written_down(functions: list[tuple[Any, str, Callable[..., Any]]], events: 
             setattr(owner, name, function)
 
 
-def key_bias_gradients(model: nn.Module, inputs: Mapping[str, Tensor], parts: Components) -> dict[str, tuple[float, float]]:
-    """Return, for each bias of keys, the norm of its gradient and the smaller one of its block's query and value biases.
+def key_bias_gradients(
+    model: nn.Module, inputs: Mapping[str, Tensor], parts: Components
+) -> dict[str, tuple[float, float]]:
+    """Return, for each bias of keys, the norm of its gradient and the smaller one of query and value beside it.
 
     Softmax attention without rotary positions ignores a constant that is added to all keys, so the former is zero.
     """
@@ -419,11 +520,16 @@ def key_bias_gradients(model: nn.Module, inputs: Mapping[str, Tensor], parts: Co
     out = model(**inputs)
     logits = out if isinstance(out, Tensor) else out.logits
     (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
-    norms = {part.path: part.gradients()[0].norm().item() for part in parts if part.kind == "bias" and part.gradients()}
+    norms: dict[str, float] = {}
+    for part in parts:
+        gradient = part.pieces[0].tensor().grad
+        if part.kind == "bias" and gradient is not None:
+            norms[part.path] = views(gradient, part.pieces[0].spans).norm().item()
     model.zero_grad()
     found: dict[str, tuple[float, float]] = {}
     for part in parts:
         if part.kind == "bias" and part.role == "key" and part.path in norms:
             beside = [norms.get(re.sub(r"key(?=\.bias)", role, part.path)) for role in ("query", "value")]
-            found[part.path] = (norms[part.path], min((norm for norm in beside if norm is not None), default=float("nan")))
+            others = [norm for norm in beside if norm is not None]
+            found[part.path] = norms[part.path], min(others, default=float("nan"))
     return found

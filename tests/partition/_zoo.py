@@ -1,8 +1,8 @@
 """Every architecture that transformers can classify texts or go on writing with, shrunk; and some of torch's own.
 
-``build`` keeps a type's default configuration but for its depth, and reads no weights (``meta`` device). ``tiny`` shrinks
-everything else as well and gives a model that runs on a CPU in milliseconds, with random weights in all parameters: what
-starts at zero or one would hide what it does.
+``build`` keeps a type's default configuration but for its depth, and reads no weights (``meta`` device). ``tiny``
+shrinks everything else as well and gives a model that runs on a CPU in milliseconds, with random weights in all
+parameters: what starts at zero or one would hide what it does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-__all__ = ["FAST", "TYPES", "Unbuildable", "build", "fast", "inputs", "tiny"]
+__all__ = ["FAST", "TYPES", "UnbuildableError", "build", "fast", "inputs", "tiny"]
 
 KINDS = {"lm": AutoModelForCausalLM, "seq": AutoModelForSequenceClassification}
 TYPES = [("lm", name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES] + [
@@ -38,49 +38,46 @@ _DEPTHS = {
 }
 # Fields that say after how many layers something comes, so that as many are kept.
 _UP_TO = ("attn_layer_period", "first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "layer_group_size")
-_SIZES: dict[str, int] = {
-    **dict.fromkeys(
+# Sizes by the names that configurations give them.
+_SMALL = {
+    32: (
         "hidden_size d_model n_embd emb_dim dim embedding_size embedding_dim word_embed_proj_dim lru_width d_embed "
         "input_embedding_size output_embedding_size pooler_hidden_size out_hidden_size hidden_size_global "
-        "attention_hidden_size prediction_head_size".split(),
-        32,
+        "attention_hidden_size prediction_head_size"
     ),
-    **dict.fromkeys(
+    48: (
         "intermediate_size moe_intermediate_size encoder_ffn_dim decoder_ffn_dim d_ff ffn_dim d_inner hidden_dim "
         "n_inner shared_expert_intermediate_size shared_intermediate_size ffn_hidden_size expert_ffn_hidden_size "
         "intermediate_size_mlp dff dim_ff dense_intermediate_size moe_shared_expert_intermediate_size "
-        "shared_experts_intermediate_size feed_forward_size mlp_dim".split(),
-        48,
+        "shared_experts_intermediate_size feed_forward_size mlp_dim"
     ),
-    **dict.fromkeys(
+    64: (
         "vocab_size vocab_size_per_layer_input decoder_vocab_size unpadded_vocab_size max_position_embeddings "
-        "n_positions n_ctx mamba_d_ssm pronunciation_vocab_size shape_vocab_size entity_vocab_size".split(),
-        64,
+        "n_positions n_ctx mamba_d_ssm pronunciation_vocab_size shape_vocab_size entity_vocab_size"
     ),
-    **dict.fromkeys(
-        "head_dim d_kv d_head dim_head kv_channels qk_rope_head_dim qk_nope_head_dim v_head_dim linear_key_head_dim "
-        "linear_value_head_dim linear_head_dim index_head_dim swa_head_dim attention_head_size global_head_dim "
-        "mamba_d_head mamba_headdim mamba_head_dim rotary_dim attention_head_dim ssm_state_size mamba_d_state "
-        "state_size time_step_rank mamba_dt_rank chunk_size mamba_chunk_size adapter_rank laurel_rank gated_norm_rank "
-        "hc_lowrank hidden_size_per_layer_input mamba_n_heads mamba_num_heads n_mamba_heads entity_emb_size".split(),
-        8,
+    8: (
+        "head_dim d_kv d_head dim_head kv_channels qk_rope_head_dim qk_nope_head_dim v_head_dim "
+        "linear_key_head_dim linear_value_head_dim linear_head_dim index_head_dim swa_head_dim attention_head_size "
+        "global_head_dim mamba_d_head mamba_headdim mamba_head_dim rotary_dim attention_head_dim ssm_state_size "
+        "mamba_d_state state_size time_step_rank mamba_dt_rank chunk_size mamba_chunk_size adapter_rank "
+        "laurel_rank gated_norm_rank hc_lowrank hidden_size_per_layer_input mamba_n_heads mamba_num_heads "
+        "n_mamba_heads entity_emb_size"
     ),
-    **dict.fromkeys("qk_head_dim kv_lora_rank q_lora_rank o_lora_rank router_hidden_size".split(), 16),
-    **dict.fromkeys(
-        "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads attention_heads "
-        "num_encoder_attention_heads num_decoder_attention_heads linear_num_value_heads linear_num_heads index_n_heads "
-        "swa_num_attention_heads num_query_groups num_experts n_routed_experts num_local_experts "
-        "moe_num_experts".split(),
-        4,
+    16: ("qk_head_dim kv_lora_rank q_lora_rank o_lora_rank router_hidden_size"),
+    4: (
+        "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads "
+        "attention_heads num_encoder_attention_heads num_decoder_attention_heads linear_num_value_heads "
+        "linear_num_heads index_n_heads swa_num_attention_heads num_query_groups num_experts n_routed_experts "
+        "num_local_experts moe_num_experts"
     ),
-    **dict.fromkeys(
-        "num_key_value_heads num_kv_heads kv_n_heads linear_num_key_heads swa_num_key_value_heads num_experts_per_tok "
-        "num_global_key_value_heads num_experts_per_token moe_topk moe_k moe_top_k top_k_experts index_topk "
-        "n_shared_experts".split(),
-        2,
+    2: (
+        "num_key_value_heads num_kv_heads kv_n_heads linear_num_key_heads swa_num_key_value_heads "
+        "num_experts_per_tok num_global_key_value_heads num_experts_per_token moe_topk moe_k moe_top_k "
+        "top_k_experts index_topk n_shared_experts"
     ),
-    **dict.fromkeys("n_group topk_group num_expert_group n_groups mamba_n_groups mamba_ngroups".split(), 1),
+    1: ("n_group topk_group num_expert_group n_groups mamba_n_groups mamba_ngroups"),
 }
+_SIZES = {name: size for size, names in _SMALL.items() for name in names.split()}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _ZAMBA = {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2}
 _ZAMBA |= {"attention_hidden_size": 64, "attention_head_dim": 16}
@@ -96,11 +93,13 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "dots3_note_text": {"num_key_value_heads": 4},
     "esm": {"vocab_size": 64, "mask_token_id": 3},
     "esmc": {"num_key_value_heads": 4},
+    "funnel": {"block_sizes": [1, 1]},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8, "num_experts": 4, "moe_topk": 2},
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "visual_embed": False},
+    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2},
     "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8},
@@ -125,7 +124,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
 _BIG = {"perceiver"}  # nothing in it is called as elsewhere, so nothing shrinks
 
 
-class Unbuildable(Exception):  # noqa: N818 - an outcome, not an error of ours
+class UnbuildableError(Exception):
     """A type that transformers cannot build from the configuration that it is given, and why."""
 
 
@@ -134,7 +133,7 @@ def build(kind: str, model_type: str) -> nn.Module:
     try:
         config = _shrunk(CONFIG_MAPPING[model_type](), sizes=False)
     except Exception as error:
-        raise Unbuildable(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UnbuildableError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     with torch.device("meta"):
         return _made(kind, config)
 
@@ -143,24 +142,27 @@ def _made(kind: str, config: PreTrainedConfig, **options: Any) -> nn.Module:
     try:
         model: nn.Module = KINDS[kind].from_config(config, **options)
     except Exception as error:  # whatever transformers' code does with its own defaults
-        raise Unbuildable(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UnbuildableError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     return model
 
 
-def tiny(kind: str, model_type: str, *, seed: int = 0, **changes: Any) -> nn.Module:
+def tiny(kind: str, model_type: str, *, meta: bool = False, seed: int = 0, **changes: Any) -> nn.Module:
     """Build a model of a type that runs at once: two layers or as many as show all kinds of them, width 32, 4 heads."""
     if model_type in _BIG:
-        raise Unbuildable(f"{model_type} has sizes of its own names")
+        raise UnbuildableError(f"{model_type} has sizes of its own names")
     special = _CHANGES.get(model_type, {}) | changes
     if model_type == "reformer" and kind == "lm":
         special["is_decoder"] = True
     try:
         config = _shrunk(CONFIG_MAPPING[model_type](), sizes=True, special=special)
     except Exception as error:
-        raise Unbuildable(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UnbuildableError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     for part in (config, *(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))):
         part._experts_implementation = "eager"
         part.use_cache = False
+    if meta:
+        with torch.device("meta"):
+            return _made(kind, config)
     torch.manual_seed(seed)
     return _random(_made(kind, config, attn_implementation="eager"), seed)
 
@@ -176,12 +178,16 @@ def _random(model: nn.Module, seed: int) -> nn.Module:
 
 
 def inputs(model: nn.Module) -> dict[str, Tensor]:
-    """Return a batch of token numbers, each text with an end that encoder-decoders look for."""
+    """Return a batch of token numbers, each text with the end that some look for, and what else is needed."""
     ids = torch.randint(5, 30, TOKENS, generator=torch.Generator().manual_seed(1))
     end = getattr(getattr(model, "config", None), "eos_token_id", None)
     if isinstance(end, int) and end < 64:
         ids[:, -1] = end
-    return {"input_ids": ids}
+    given = {"input_ids": ids}
+    if any("encoder_attn" in name for name, _ in model.named_modules()) and not hasattr(model.base_model, "encoder"):
+        # a decoder on its own that attends to what an encoder it does not have would give it
+        given["encoder_hidden_states"] = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2))
+    return given
 
 
 def _shrunk(default: PreTrainedConfig, *, sizes: bool, special: Mapping[str, Any] | None = None) -> PreTrainedConfig:
@@ -272,9 +278,9 @@ FAST |= {
 }
 
 
-def fast(name: str) -> nn.Module:
+def fast(name: str, *, meta: bool = False) -> nn.Module:
     """Build a model of the fast subset."""
     if name == "torch":
         return _random(TorchEncoder(), 0)
     kind, model_type, changes = FAST[name]
-    return tiny(kind, model_type, **changes)
+    return tiny(kind, model_type, meta=meta, **changes)

@@ -92,7 +92,10 @@ def test_a_group_that_holds_nothing_but_alike_blocks_is_counted_through() -> Non
 
 
 def test_a_dictionary_with_digits_for_keys_is_a_list() -> None:
-    assert layers(Tower(layers=nn.ModuleDict({"0": Block(), "1": Block()}))) == {"layers.0": ("", 0), "layers.1": ("", 1)}
+    assert layers(Tower(layers=nn.ModuleDict({"0": Block(), "1": Block()}))) == {
+        "layers.0": ("", 0),
+        "layers.1": ("", 1),
+    }
     assert layers(Tower(layers=nn.ModuleDict({"0": Block(), "first": Block()}))) == {}
 
 
@@ -126,10 +129,12 @@ def test_lists_of_leaves_and_of_nothing_are_no_stacks(module: nn.Module) -> None
     assert layers(Tower(things=module, classifier=nn.Linear(2, 2))) == {}
 
 
-@pytest.mark.parametrize("name", ["experts", "heads", "classifiers", "lm_heads", "adapters", "projections"])
+@pytest.mark.parametrize("name", ["experts", "heads", "classifiers", "lm_heads", "adapters", "projections", "tail"])
 def test_lists_of_what_stands_side_by_side_are_no_layers(name: str) -> None:
     assert layers(Tower(**{name: blocks(2)})) == {}
-    assert layers(Tower(**{name: blocks(2), "layers": blocks(3)})) == {f"layers.{index}": ("", index) for index in range(3)}
+    assert layers(Tower(**{name: blocks(2), "layers": blocks(3)})) == {
+        f"layers.{index}": ("", index) for index in range(3)
+    }
 
 
 # --- stacks side by side
@@ -148,7 +153,9 @@ def test_lists_of_equal_length_beside_a_stack_belong_to_its_layers() -> None:
 
 
 def test_stacks_are_named_by_where_their_names_part() -> None:
-    model = Tower(model=Tower(encoder=Tower(layers=blocks(2)), decoder=Tower(layers=blocks(1))), lm_head=nn.Linear(2, 2))
+    model = Tower(
+        model=Tower(encoder=Tower(layers=blocks(2)), decoder=Tower(layers=blocks(1))), lm_head=nn.Linear(2, 2)
+    )
     assert layers(model) == {
         "model.encoder.layers.0": ("encoder", 0),
         "model.encoder.layers.1": ("encoder", 1),
@@ -263,7 +270,9 @@ def test_nested_lists_are_one_stack() -> None:
             BartModel, BartConfig, vocab_size=8, d_model=8, encoder_layers=2, decoder_layers=1, encoder_ffn_dim=8,
             decoder_ffn_dim=8, encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=8,
         ),
-        lambda: small(T5Model, T5Config, vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_decoder_layers=1, num_heads=2),
+        lambda: small(
+            T5Model, T5Config, vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_decoder_layers=1, num_heads=2
+        ),
     ],
     ids=["bart", "t5"],
 )  # fmt: skip

@@ -185,7 +185,7 @@ def test_a_table_shows_what_each_component_is() -> None:
         (row,) = (line for line in text.splitlines() if f" {part.path} " in line)
         shown = [cell.strip() for cell in row.split("│")[1:-1]]
         shape = " x ".join(map(str, part.shape))
-        assert shown == [part.path, part.role or "", part.name, part.cut, shape, f"{part.size:,}"]
+        assert shown == [part.path, part.role or "", shape, f"{part.size:,}", part.cut]
     assert repr(parts) in text
 
 

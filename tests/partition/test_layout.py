@@ -125,6 +125,12 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["querry", "query | kee", "expert: querry", "2 x (query | kee)", "querry if old"])
+def test_a_role_of_no_vocabulary_is_refused_with_the_nearest_one(text: str) -> None:
+    with pytest.raises(ComponentError, match=r"unknown role '\w+': did you mean '(query|key)'\?"):
+        parse(text)
+
+
 @pytest.mark.parametrize(
     ("expression", "kind"),
     [
@@ -191,7 +197,11 @@ def test_the_inside_of_objects_is_out_of_reach(word: str) -> None:
         ("missing", False),
         ("old and missing", False),
         ("config.missing", False),
+        ("heads < 5", True),
+        ("heads < 4", False),
         ("heads > missing", False),
+        ("missing.deeper", False),
+        ("not missing.deeper and old", True),
         ("style > 1", False),  # a comparison that cannot be
         ("heads / 0", False),
     ],
@@ -327,18 +337,18 @@ def test_cuts_hold_every_entry_exactly_once(case: tuple[str, tuple[int, ...]]) -
     st.sampled_from([-1, 0, 1, 2, 3, 2.0, 0.5, True, None, "two"]),
 )
 def test_a_rule_either_fits_completely_or_says_why_not(rule_shape: list[int], rule: str, dim: int, heads: Any) -> None:
-    shape, seen = tuple(rule_shape), torch.zeros(rule_shape, dtype=torch.int64)
+    shape, seen, text = tuple(rule_shape), torch.zeros(rule_shape, dtype=torch.int64), f"{rule} @{dim}"
     try:
-        cuts = parse(f"{rule} @{dim}").cuts("some.weight", shape, look_in(heads=heads))
+        cuts = parse(text).cuts("some.weight", shape, look_in(heads=heads))
     except ComponentError as error:
-        assert "some.weight" in str(error)
-        assert f"'{rule} @{dim}'" in str(error)
-        assert str(shape) in str(error)
+        said = str(error)
+    else:
+        for piece in cuts:
+            view = views(seen, piece.spans)
+            view += 1
+        assert (seen == 1).all()
         return
-    for piece in cuts:
-        view = views(seen, piece.spans)
-        view += 1
-    assert (seen == 1).all()
+    assert said.startswith(f"the rule '{text}' does not fit parameter 'some.weight' of shape {shape}: ")
 
 
 # --- what does not fit
@@ -383,7 +393,9 @@ def test_a_misfit_names_tensor_rule_expected_and_found(rule: str, shape: tuple[i
     with pytest.raises(ComponentError) as caught:
         parse(rule).cuts("attn.qkv.weight", shape, look)
     assert said in str(caught.value)
-    assert str(caught.value).startswith(f"the rule '{rule}' does not fit parameter 'attn.qkv.weight' of shape {shape}: ")
+    assert str(caught.value).startswith(
+        f"the rule '{rule}' does not fit parameter 'attn.qkv.weight' of shape {shape}: "
+    )
     assert "pass roles=" in str(caught.value)
 
 

@@ -56,6 +56,7 @@ MODELS = pytest.mark.parametrize("make", [_models.bert, _models.masked_bert, gpt
         ("query.base_layer.base_layer.weight", "query.weight"),
         ("classifier.modules_to_save.default.weight", "classifier.weight"),
         ("classifier.modules_to_save.default", "classifier"),
+        ("classifier.modules_to_save.mine.out_proj.bias", "classifier.out_proj.bias"),
         ("query.lora_A.default.weight", "query.lora_A.default.weight"),
         ("my_orig_mod.weight", "my_orig_mod.weight"),
         ("_orig_mod_.weight", "_orig_mod_.weight"),
@@ -214,7 +215,11 @@ def test_the_tree_has_every_module_by_the_name_of_the_plain_model() -> None:
 
 
 def test_a_tied_parameter_has_all_its_names_once() -> None:
-    (names,) = {names for names, _ in plain_parameters(Around(_models.masked_bert())) if names[0].endswith("word_embeddings.weight")}
+    (names,) = {
+        names
+        for names, _ in plain_parameters(Around(_models.masked_bert()))
+        if names[0].endswith("word_embeddings.weight")
+    }
     assert names == ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight")
 
 
@@ -395,8 +400,11 @@ def test_two_adapters_are_told_apart() -> None:
     model = get_peft_model(_models.bert(), lora("query"))
     model.add_adapter("second", lora("query", "key"))
     model.requires_grad_(True)
-    parts = [part for part in components(model) if "lora" in part.name]
-    assert len({part.path for part in parts}) == len({part.name for part in parts}) == len(parts) == 2 * 2 * 3
+    parts = components(model)
+    assert len({part.path for part in parts}) == len({part.name for part in parts}) == len(parts)
+    assert len([part for part in parts if "lora" in part.name]) == 2 * 2 * 3
+    assert {part.role for part in parts if "lora" in part.name} == {"query", "key"}
+    assert parts.bind(model) == parts
 
 
 @CHECKPOINTING

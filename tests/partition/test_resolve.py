@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ def nest(**leaves: nn.Module) -> nn.Module:
     model = nn.Module()
     for name, leaf in leaves.items():
         owner, bits = model, name.split("__")
-        for bit, after in zip(bits, bits[1:], strict=False):
+        for bit, after in pairwise(bits):
             if bit not in owner._modules:
                 owner.add_module(bit, nn.ModuleList() if after.isdigit() else nn.Module())
             owner = owner.get_submodule(bit)
@@ -97,9 +98,7 @@ class OddNorm(nn.Module):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
-def test_structure_says_what_no_name_does(
-    module: nn.Module, inside: tuple[str, str], outside: tuple[str, str]
-) -> None:
+def test_structure_says_what_no_name_does(module: nn.Module, inside: tuple[str, str], outside: tuple[str, str]) -> None:
     assert described(nest(some__thing=module)) == {"some.thing.weight": outside}
     block = described(nest(layers__0__some__thing=module))
     assert block == {"layers.0.some.thing.weight": (f"layer.0.{inside[0]}", inside[1])}
@@ -156,7 +155,10 @@ def test_any_place_may_speak_and_the_first_rule_that_holds_is_used(roles: Any) -
 @pytest.mark.parametrize(
     "roles",
     [
-        {"Outer": {"inner.q_proj": "router"}, "Inner": {"q_proj": "conv", "q_norm": "conv"}},  # the outermost knows most
+        {
+            "Outer": {"inner.q_proj": "router"},
+            "Inner": {"q_proj": "conv", "q_norm": "conv"},
+        },  # the outermost knows most
         {"Inner": {"q_proj": "router"}, "block": {"q_proj": "conv", "q_norm": "conv"}},  # a class before a place
         {"Inner": {"q_proj.weight": "router", "q_proj": "conv"}},  # a parameter before its module
         {"block": {"inner.q_proj": "router", "q_proj": "conv"}},  # a longer name before a shorter one
@@ -241,7 +243,9 @@ def test_a_number_that_is_nowhere_is_an_error_that_says_where_it_was_sought() ->
 
 
 def test_a_cut_that_does_not_fit_leaves_nothing_half_built() -> None:
-    with pytest.raises(ComponentError, match=r"the rule 'query \| key' does not fit parameter 'weight' of shape \(3, 2\)"):
+    with pytest.raises(
+        ComponentError, match=r"the rule 'query \| key' does not fit parameter 'weight' of shape \(3, 2\)"
+    ):
         components(nn.Linear(2, 3), roles={"Linear": {"weight": "query | key", "bias": "query"}})
 
 
@@ -267,6 +271,27 @@ def test_numbers_in_names_tell_experts_apart() -> None:
         ("layer.0.expert_gate.0.weight", "expert_gate"),
         ("layer.0.expert_gate.1.weight", "expert_gate"),
     }
+
+
+def test_a_rule_of_a_class_around_the_blocks_does_not_repeat_their_number() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(Outer() for _ in range(2))
+
+    parts = components(Whole(), roles={"Whole": {"layers.#.inner.q_proj": "router"}})
+    assert [part.path for part in parts.select(role="router")] == ["layer.0.router.weight", "layer.1.router.weight"]
+
+
+@pytest.mark.parametrize("first", ["lm_head", "embed_tokens"])
+def test_a_table_of_words_is_one_whichever_name_comes_first(first: str) -> None:
+    word, head = nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
+    head.weight = word.weight
+    modules = {"embed_tokens": word, "lm_head": head}
+    (part,) = components(nest(**{first: modules[first]} | modules))
+    assert (part.path, part.role) == ("embedding.word", "embedding")
+    assert part.name == f"{first}.weight"
+    assert len(part.aliases) == 1
 
 
 def test_paths_that_would_be_the_same_are_numbered() -> None:

@@ -147,7 +147,9 @@ def test_a_shard_of_a_whole_tensor_is_its_own_view_and_an_empty_one_has_none() -
     assert shard_views(torch.ones(0, 2), (), (9, 0)) == ()
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, 3), (5, 10), (12, 20), (4, 4)], ids=["before", "gap", "after", "empty"])
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 3), (5, 10), (12, 20), (4, 4)], ids=["before", "gap", "after", "empty"]
+)
 def test_a_shard_without_any_of_it_has_no_span(start: int, stop: int) -> None:
     assert Span(dim=0, start=3, length=2, stride=7, count=2).within(start, stop) == ()
 

@@ -26,7 +26,13 @@ def role(found: _table.Found | None) -> str | None:
 def test_the_longest_end_of_a_name_holds() -> None:
     table = RuleTable({"block": {"dense": "ffn_in", "output.dense": "ffn_out", "attention.output.dense": "query"}})
     names = ["attention.output.dense", "other.output.dense", "output.dense", "inner.dense", "dense"]
-    assert [role(table.of_names("block", name)) for name in names] == ["query", "ffn_out", "ffn_out", "ffn_in", "ffn_in"]
+    assert [role(table.of_names("block", name)) for name in names] == [
+        "query",
+        "ffn_out",
+        "ffn_out",
+        "ffn_in",
+        "ffn_in",
+    ]
     for name in ("mydense", "dense.inner", "denser", ""):
         assert table.of_names("block", name) is None
     assert table.of_names("outside", "dense") is None
@@ -51,6 +57,25 @@ def test_a_sign_stands_for_every_number_and_a_number_for_itself() -> None:
     assert (role(tenth), tenth.key, tenth.numbers) == ("expert_gate", "experts.#.w1", ("10",))
     for name in ("experts.x.w1", "experts.w1", "experts.1x.w1", "experts.1.2.w1"):
         assert table.of_class("Moe", name) is None
+
+
+def test_a_star_stands_for_any_one_word() -> None:
+    table = RuleTable({"Xmod": {"adapters.*.dense": "adapter", "adapters.en.dense": "ffn_in", "*.#.w": "conv"}})
+    for name, wanted, numbers in (
+        ("adapters.de_DE.dense", "adapter", ("de_DE",)),
+        ("adapters.en.dense", "ffn_in", ()),
+        ("layers.3.w", "conv", ("layers", "3")),
+    ):
+        found = table.of_class("Xmod", name)
+        assert found is not None
+        assert (role(found), found.numbers) == (wanted, numbers)
+    for name in ("adapters.dense", "adapters.a.b.dense", "layers.x.w", "deep.layers.3.w"):
+        assert table.of_class("Xmod", name) is None
+
+
+def test_a_dot_or_sign_in_a_name_is_no_expression() -> None:
+    assert RuleTable({"A": {"*.a+b": "query"}}).of_class("A", "x.aab") is None
+    assert RuleTable({"A": {"*.q": "query"}}).of_class("A", "xxq") is None
 
 
 def test_numbers_are_told_in_order_those_before_the_end_of_the_name_too() -> None:
@@ -236,8 +261,14 @@ def test_packages_may_share_a_table(install: Install) -> None:
 @pytest.mark.parametrize(
     ("loaded", "said"),
     [
-        (({"Odd": {"gadget": "router"}}, {"Odd": {"gadget": "conv"}}), "two packages bring rules for 'gadget' of 'Odd'"),
-        ((ImportError("no such module"),), "'p0' of the entry point 'package0:RULES' cannot be loaded .*no such module"),
+        (
+            ({"Odd": {"gadget": "router"}}, {"Odd": {"gadget": "conv"}}),
+            "two packages bring rules for 'gadget' of 'Odd'",
+        ),
+        (
+            (ImportError("no such module"),),
+            "'p0' of the entry point 'package0:RULES' cannot be loaded .*no such module",
+        ),
         ((None,), "'p0' of the entry point .* cannot be loaded"),
         (({"Odd": "router"},), "'p0' of the entry point .* cannot be loaded"),
         ((lambda: 1 / 0,), "cannot be loaded .*division by zero"),
@@ -280,6 +311,12 @@ def test_a_rule_is_used_where_the_parameter_is_frozen() -> None:
 def test_a_rule_whose_name_fits_is_used_though_its_condition_does_not_hold() -> None:
     found = roles_of(OddModel(), roles={"Odd": {"q_proj": ["router if no_such_attribute"]}})
     assert found["layers.0.q_proj.weight"] == "query"
+
+
+def test_a_users_rule_that_is_beaten_everywhere_is_an_error_too() -> None:
+    roles = {"Odd": {"gadget": "router"}, "block": {"gadget": "conv"}}
+    with pytest.raises(ComponentError, match="'gadget' of 'block', which holds for nothing .*another rule is nearer"):
+        components(OddModel(), roles=roles)
 
 
 def test_no_rules_at_all_are_no_error() -> None:

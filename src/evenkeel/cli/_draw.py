@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -16,7 +16,7 @@ from evenkeel.partition import Components
 __all__ = ["Tree", "partition_table", "totals_table"]
 
 _GAP = "  "
-_LEAST = 20  # columns for the labels, however narrow the terminal
+_LEAST = 24  # columns that labels need beside shapes and entries
 _TOLD = 3  # names of a tied parameter
 _UNKNOWN = ("other", "qkv")  # roles that say that no rule knew better
 
@@ -44,20 +44,26 @@ class Tree:
         rows = list(_rows(self._nodes, ("|- ", "|  ", "`- ") if options.ascii_only else ("├─ ", "│  ", "└─ ")))
         size = max((len(row.size) for row in rows), default=0)
         shape = max((len(row.shape) for row in rows), default=0)
+        if options.max_width < _LEAST + shape + size + 2 * len(_GAP):  # too narrow: the shapes go behind the labels
+            rows = [replace(row, label=row.label + Text(f"  {row.shape}" * bool(row.shape)), shape="") for row in rows]
+            shape = 0
+        beside = size + len(_GAP) + (shape + len(_GAP) if shape else 0)
         label = max((len(row.first) + row.label.cell_len for row in rows if row.size), default=0)
-        label = max(_LEAST, min(label, options.max_width - shape - size - 2 * len(_GAP)))
+        label = max(1, min(label, options.max_width - beside))
         for row in rows:
-            columns = label if row.size else max(label, options.max_width)
-            for index, text in enumerate(_wrapped(row.label, columns - len(row.first), console)):
+            columns = label if row.size else options.max_width
+            for index, text in enumerate(_wrapped(row, columns, console)):
                 line = Text((row.later if index else row.first), style="dim") + text
                 if row.size and not index:
                     line.pad_right(label - line.cell_len)
-                    line += Text(f"{_GAP}{row.shape:<{shape}}{_GAP}{row.size:>{size}}")
+                    line += Text((f"{_GAP}{row.shape:<{shape}}" if shape else "") + f"{_GAP}{row.size:>{size}}")
                 yield line
 
 
-def _wrapped(text: Text, width: int, console: Console) -> list[Text]:
-    lines = list(text.wrap(console, max(1, width), overflow="fold"))
+def _wrapped(row: _Row, columns: int, console: Console) -> list[Text]:
+    if row.label.cell_len <= columns - len(row.first):
+        return [row.label]
+    lines = list(row.label.wrap(console, max(1, columns - len(row.later)), overflow="fold"))
     for line in lines:
         line.rstrip()
     return lines

@@ -18,7 +18,9 @@ _LISTED = 12  # names of what no rule knows; --json has them all
 
 
 def components(
-    model: Annotated[str, typer.Argument(help="A folder, a config.json, a hub id, or tiny, which is built in.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, a config.json, a hub id, or tiny, which is built in.")
+    ],
     by: Annotated[
         str | None, typer.Option(help="Print a table of the partition by tensor, module, role, layer or global.")
     ] = None,

@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ["Block", "Stacks", "find_stacks"]
 
 # Lists of modules that are no layers, by the last bit of their name.
-_NO_LAYERS = frozenset({"experts", "heads", "classifiers", "lm_heads", "adapters", "projections"})
+_NO_LAYERS = frozenset({"experts", "heads", "classifiers", "lm_heads", "adapters", "projections", "tail"})
 # Blocks that stand for several layers, by class, where the configuration has more layers than there are blocks.
 _SHARED = frozenset({"AlbertLayerGroup"})
 

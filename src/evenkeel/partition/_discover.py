@@ -69,7 +69,9 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = Non
                 "components"
             )
         block = stacks.block_of(names[0])
-        claim = resolver.claim(names[0], tuple(parameter.shape), block)
+        claims = [resolver.claim(name, tuple(parameter.shape), stacks.block_of(name)) for name in names]
+        # A table of words that is tied to the head is a table of words, whichever is registered first.
+        claim = next((claim for claim in claims if claim.role == "embedding"), claims[0])
         if parameter.requires_grad:
             trainable += 1
             shared = _is_shared(names, block, stacks)

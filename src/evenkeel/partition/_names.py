@@ -24,9 +24,9 @@ _BETWEEN = (
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "base_layer",
-    "modules_to_save.default",
+    r"modules_to_save\.[^.]+",
 )
-_BETWEEN_PATTERN = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, _BETWEEN))})(?:\.|$)")
+_BETWEEN_PATTERN = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_BETWEEN)})(?:\.|$)")
 
 
 def plain(name: str) -> str:
@@ -80,11 +80,12 @@ class Tree:
 
     Attributes:
         modules: every module by each of its plain names, parents before children.
-        adapted: names of modules that an adapter (LoRA and its kin) wraps.
+        adapted: for each module that an adapter (LoRA and its kin) wraps, by its plain name and by the one that it has
+            among nested wrappers, the parameter that is adapted.
     """
 
     modules: Mapping[str, nn.Module]
-    adapted: frozenset[str]
+    adapted: Mapping[str, str]
 
 
 def plain_tree(model: nn.Module) -> Tree:
@@ -98,17 +99,21 @@ def plain_tree(model: nn.Module) -> Tree:
     """
     before, _ = unwrapped(model)
     modules: dict[str, nn.Module] = {}
-    adapted: set[str] = set()
-    for raw, module in model.named_modules(remove_duplicate=False):
-        name = plain(f"{raw}.".removeprefix(before).rstrip("."))
+    adapted: dict[str, str] = {}
+    for full, module in model.named_modules(remove_duplicate=False):
+        raw = f"{full}.".removeprefix(before).rstrip(".")
+        name = plain(raw)
         modules[name] = module
         if "base_layer" in module._modules:
-            adapted.add(name)
-    return Tree(modules=modules, adapted=frozenset(adapted))
+            adapted[raw] = str(getattr(module, "parameter_name", "weight"))
+            adapted.setdefault(name, adapted[raw])
+    return Tree(modules=modules, adapted=adapted)
 
 
 def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Parameter]]:
     """Yield every parameter once, with all its plain names, the first one first.
+
+    Where two parameters would have one plain name, as with adapters around adapters, the second keeps its own.
 
     Args:
         model: any module.
@@ -119,8 +124,11 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Par
     before, _ = unwrapped(model)
     names: dict[int, list[str]] = defaultdict(list)
     tensors: dict[int, nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(plain(name.removeprefix(before)))
+    owners: dict[str, int] = {}
+    for full, parameter in model.named_parameters(remove_duplicate=False):
+        raw = full.removeprefix(before)
+        name = plain(raw)
+        names[id(parameter)].append(name if owners.setdefault(name, id(parameter)) == id(parameter) else raw)
         tensors[id(parameter)] = parameter
     for key, parameter in tensors.items():
         yield tuple(dict.fromkeys(names[key])), parameter

@@ -13,7 +13,7 @@ from evenkeel.errors import ComponentError
 from evenkeel.partition._blocks import Block
 from evenkeel.partition._expression import Look
 from evenkeel.partition._layout import Cut, Rule
-from evenkeel.partition._names import Tree
+from evenkeel.partition._names import Tree, plain
 from evenkeel.partition._roles import joint
 from evenkeel.partition._table import (
     COMMON,
@@ -78,12 +78,12 @@ class Resolver:
         Raises:
             ComponentError: if a rule's cut does not fit the parameter.
         """
-        adapted, tail = self._adapted(name)
+        module, parameter, tail = self._adapted(name)
         if not tail:
             return self._claim(name, shape, block)
-        base = self._rule(f"{adapted}.weight", block)
+        base = self._rule(f"{module}.{parameter}", block)
         if base is None:
-            return Claim(role="other", word=_relative(adapted, block), numbers=(), leaf=tail)
+            return Claim(role="other", word=_relative(module, block), numbers=(), leaf=tail)
         rule, found, look = base
         role = joint(part.role for part in rule.parts)
         claim = Claim(
@@ -114,7 +114,7 @@ class Resolver:
         rule, found, look = entry
         role = joint(part.role for part in rule.parts)
         word = role if len(rule.parts) > 1 else rule.parts[0].word
-        if found.key.rpartition(".")[2] == leaf:  # the rule speaks of the parameter itself
+        if found.name.rpartition(".")[2] == leaf:  # the rule speaks of the parameter itself, not of its module
             leaf = "bias" if leaf.endswith("bias") else "weight"
         claim = Claim(role=role, word=word, numbers=found.numbers, leaf=leaf)
         if rule.whole:
@@ -123,15 +123,19 @@ class Resolver:
             rule = replace(rule, dim=0)  # a bias has the output's dimension alone
         return replace(claim, cuts=tuple(rule.cuts(name, shape, look)), cut=rule.text)
 
-    def _adapted(self, name: str) -> tuple[str, str]:
-        """Split an adapter's parameter into the module that it adapts and its own name, empty if it is none."""
+    def _adapted(self, name: str) -> tuple[str, str, str]:
+        """Split an adapter's parameter into the module and the parameter that it adapts, and its own name.
+
+        The latter is empty where the parameter is none of an adapter.
+        """
         bits = name.split(".")
         for end in range(len(bits) - 1, 0, -1):
-            module = ".".join(bits[:end])
-            if module in self._adapters and not hasattr(self._modules[module], bits[end]):
-                tail = [bit for bit in bits[end:] if bit != "default"]
-                return module, ".".join(tail)
-        return name, ""
+            around = ".".join(bits[:end])
+            if around in self._adapters and bits[end] != "base_layer":
+                module = plain(around)
+                if not hasattr(self._modules[module], bits[end]):
+                    return module, self._adapters[around], ".".join(bit for bit in bits[end:] if bit != "default")
+        return name, "", ""
 
     def _rule(self, name: str, block: Block | None) -> tuple[Rule, Found, Look] | None:
         for found, home in self._found(name, block):

@@ -8,11 +8,12 @@ __all__ = ["ROLES", "joint"]
 
 ROLES: dict[str, str] = {
     "embedding": "a table of vectors for words, positions, segments or the like, and what maps it to the model's width",
-    "relative_position": "what an attention adds for the distance of two positions: tables, projections, biases",
+    "relative_position": "what an attention adds for distances or segments: tables, projections, biases",
     "query": "makes queries",
     "key": "makes keys",
     "value": "makes values",
     "key_value": "makes what serves as keys and as values at once",
+    "query_key": "makes what serves as queries and, normalised, as keys at once",
     "qkv": "makes queries, keys and values at once: a fused tensor that no rule cuts, or what they have in common",
     "query_a": "low-rank attention: to the query's compressed form",
     "query_b": "low-rank attention: from the query's compressed form to the queries",
@@ -24,6 +25,7 @@ ROLES: dict[str, str] = {
     "attention_gate": "what multiplies the output of an attention, or closes it",
     "attention_sink": "the learned logit that takes attention from all positions",
     "attention_scale": "a learned scale or temperature of queries, keys or attention logits",
+    "head_mixing": "mixes the logits or the weights of the heads",
     "indexer": "sparse attention: picks the positions that are attended to",
     "ffn_in": "feed-forward: from the model's width to the inner one",
     "ffn_gate": "feed-forward: makes what goes through the activation and multiplies the inner layer",

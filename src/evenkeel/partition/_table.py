@@ -37,16 +37,17 @@ Roles = Rules | str | Path  # rules as people give them: themselves, or a TOML f
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The rules that a name has in a table, where they stand, and the numbers in the name that was looked up."""
+    """The rules that a name has in a table, where they stand, and the name and its numbers that were looked up."""
 
     rules: tuple[Rule, ...]
     table: str
     key: str
+    name: str
     numbers: tuple[str, ...]
 
 
 class RuleTable:
-    """Rules by class or place, and by dotted name; ``#`` in a name stands for a number.
+    """Rules by class or place, and by dotted name; ``#`` in a name stands for a number, ``*`` for any one word.
 
     Example:
         >>> table = RuleTable({"Attention": {"q": "query"}, "block": {"mlp.fc1": "ffn_in"}})
@@ -59,6 +60,7 @@ class RuleTable:
     def __init__(self, rules: Rules) -> None:
         """Read ``rules``: for each class, or ``"block"`` or ``"outside"``, names and what they are."""
         self._rules: dict[str, dict[str, tuple[Rule, ...]]] = {}
+        self._patterns: dict[str, dict[str, re.Pattern[str]]] = {}
         self._seen: dict[tuple[str, str], Found | None] = {}
         for table, names in rules.items():
             if not isinstance(names, Mapping):
@@ -67,6 +69,7 @@ class RuleTable:
                     "modules, or for 'block' and 'outside'"
                 )
             self._rules[table] = {name: _parsed(table, name, text) for name, text in names.items()}
+            self._patterns[table] = {name: _pattern(name) for name in names if "*" in name.split(".")}
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return ((table, name) for table, names in self._rules.items() for name in names)
@@ -114,11 +117,26 @@ class RuleTable:
 
     def _find(self, table: str, names: dict[str, tuple[Rule, ...]], name: str, before: tuple[str, ...]) -> Found | None:
         if name in names:
-            return Found(rules=names[name], table=table, key=name, numbers=before)
-        key = _NUMBER.sub("#", name)
-        if key == name or key not in names:
+            return Found(rules=names[name], table=table, key=name, name=name, numbers=before)
+        key, numbers = _NUMBER.sub("#", name), tuple(_NUMBER.findall(name))
+        if not numbers or key not in names:
+            key, numbers = self._by_pattern(table, name)
+        if not key:
             return None
-        return Found(rules=names[key], table=table, key=key, numbers=(*before, *_NUMBER.findall(name)))
+        return Found(rules=names[key], table=table, key=key, name=name, numbers=(*before, *numbers))
+
+    def _by_pattern(self, table: str, name: str) -> tuple[str, tuple[str, ...]]:
+        """Return the first key with a ``*`` that fits, and what its stars and numbers stand for."""
+        for key, pattern in self._patterns.get(table, {}).items():
+            found = pattern.fullmatch(name)
+            if found:
+                return key, found.groups()
+        return "", ()
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    bits = {"*": r"([^.]+)", "#": r"(\d+)"}
+    return re.compile(r"\.".join(bits.get(bit, re.escape(bit)) for bit in key.split(".")))
 
 
 def _parsed(table: str, name: str, text: object) -> tuple[Rule, ...]:
