@@ -16,9 +16,9 @@ from evenkeel.partition import ROLES, Component, Components
 from evenkeel.partition._span import views
 
 MAKERS = {
-    "queries": {"query", "query_a", "query_b"},
-    "keys": {"key", "key_b", "key_value_a", "key_rope"},
-    "values": {"value", "value_b", "key_value_a"},
+    "queries": {"query", "query_a", "query_b", "query_key"},
+    "keys": {"key", "key_b", "key_value_a", "key_rope", "key_value", "query_key"},
+    "values": {"value", "value_b", "key_value_a", "key_value"},
 }
 
 

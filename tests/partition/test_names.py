@@ -16,7 +16,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 from evenkeel import Components, components
 from evenkeel.partition._names import plain, plain_parameters, plain_tree, unwrapped
@@ -122,9 +128,7 @@ def test_what_stands_around_a_model_changes_no_component(wrap: Callable[[nn.Modu
             assert model.get_parameter(piece.name) is piece.tensor()
 
 
-def test_a_model_whose_only_module_is_called_so_keeps_its_layers() -> None:
-    """Nobody can tell it from a wrapper by its structure; what counts is that parts and modules agree."""
-
+def test_a_model_with_parameters_of_its_own_beside_its_module_is_no_wrapper() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -409,8 +413,6 @@ def test_two_adapters_are_told_apart() -> None:
 
 @CHECKPOINTING
 def test_lora_on_stacked_experts_has_distinct_names_and_roles() -> None:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
     model = MixtralForCausalLM(
         MixtralConfig(
             vocab_size=8, hidden_size=8, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2,
@@ -418,10 +420,14 @@ def test_lora_on_stacked_experts_has_distinct_names_and_roles() -> None:
         )
     )  # fmt: skip
     config = LoraConfig(r=2, target_modules=[], target_parameters=["experts.gate_up_proj", "experts.down_proj"])
-    tuned_model = get_peft_model(model, config)
-    parts = components(tuned_model)
+    parts = components(get_peft_model(model, config))
     assert len({part.name for part in parts}) == len(parts)
-    assert all((part.role or "").startswith("expert_") for part in parts)
+    assert {part.shape: part.role for part in parts} == {
+        (4, 8): "expert_in",  # of gates and inputs together
+        (12, 4): "expert_in",
+        (4, 6): "expert_out",
+        (8, 4): "expert_out",
+    }
 
 
 @CHECKPOINTING

@@ -147,7 +147,7 @@ CUT = pytest.mark.parametrize("make", [bloom, gpt2, gpt_oss])
 
 
 def covered(parts: Components) -> Counter[str]:
-    """How often each parameter's entries are owned, and by one piece or by several: name, times, size of the piece."""
+    """How many entries of each parameter the components own, counted as often as they own them."""
     found: Counter[str] = Counter()
     for part in parts:
         for piece in part.pieces:

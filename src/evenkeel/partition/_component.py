@@ -26,12 +26,14 @@ class Piece:
         name: dotted name of the parameter.
         spans: the entries, at most one span for each dimension; none for the whole parameter.
         cut: how the parameter is cut, in the words of the rule; empty for the whole.
+        shape: shape of the parameter.
         parameter: the tensor; None after unpickling, until it is bound to a model again.
     """
 
     name: str
     spans: tuple[Span, ...] = ()
     cut: str = ""
+    shape: tuple[int, ...]
     parameter: Tensor | None = field(default=None, repr=False, compare=False)
 
     def tensor(self) -> Tensor:

@@ -73,6 +73,9 @@ class Components(Sequence[Component]):
             table.add_row(escape(part.path), part.role or "", shape, f"{part.size:,}", escape(part.cut))
         return table
 
+    def __copy__(self) -> Components:
+        return self  # nothing in it can change; going through pickling would unbind it
+
     def __getstate__(self) -> dict[str, Any]:
         unbound = [
             replace(part, pieces=tuple(replace(piece, parameter=None) for piece in part.pieces)) for part in self._parts
@@ -138,7 +141,7 @@ class Components(Sequence[Component]):
             The components, bound; these here stay as they are.
 
         Raises:
-            ComponentError: if the model lacks a parameter or one is too small for what is cut from it.
+            ComponentError: if the model lacks a parameter, or one has another shape.
         """
         own = {name: parameter for names, parameter in plain_parameters(model) for name in names}
 
@@ -149,22 +152,14 @@ class Components(Sequence[Component]):
                     "model; ask for evenkeel.components(model)"
                 )
             shape = tuple(own[piece.name].shape)
-            if any(span.dim >= len(shape) or span.stop > shape[span.dim] for span in piece.spans):
+            if shape != piece.shape:
                 raise ComponentError(
-                    f"parameter '{piece.name}' has the shape {shape} here, in which the cut '{piece.cut}' has no "
-                    "place; these components are of a model of another size"
+                    f"parameter '{piece.name}' has the shape {shape} here, and had {piece.shape} where the components "
+                    "were found; they are of a model of another size: ask for evenkeel.components(model)"
                 )
             return replace(piece, parameter=own[piece.name])
 
-        bound_parts = [replace(part, pieces=tuple(map(bound, part.pieces))) for part in self._parts]
-        for part in bound_parts:
-            if not part.cut and sum(tensor.numel() for tensor in part.parameters) != part.size:
-                raise ComponentError(
-                    f"component '{part.name}' has {part.size} entries, and {type(model).__name__} has "
-                    f"{sum(tensor.numel() for tensor in part.parameters)} there; these components are of a model of "
-                    "another size"
-                )
-        return Components(bound_parts)
+        return Components([replace(part, pieces=tuple(map(bound, part.pieces))) for part in self._parts])
 
 
 def _refuse_overlap(parts: Sequence[Component]) -> None:

@@ -102,7 +102,7 @@ def _cut(
         size=parameter.numel(),
         shared=shared,
         aliases=names[1:],
-        pieces=(Piece(name=name, parameter=parameter),),
+        pieces=(Piece(name=name, shape=tuple(parameter.shape), parameter=parameter),),
     )
     before = (*((stack,) if stack else ()), *(("layer", str(block.layer)) if block else ()))
     if not claim.cuts:
@@ -119,7 +119,7 @@ def _cut(
             role=cut.part.role,
             shape=cut.shape,
             size=size,
-            pieces=(Piece(name=name, spans=cut.spans, cut=claim.cut, parameter=parameter),),
+            pieces=(replace(whole.pieces[0], spans=cut.spans, cut=claim.cut),),
         )
 
 

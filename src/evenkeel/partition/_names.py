@@ -113,7 +113,8 @@ def plain_tree(model: nn.Module) -> Tree:
 def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Parameter]]:
     """Yield every parameter once, with all its plain names, the first one first.
 
-    Where two parameters would have one plain name, as with adapters around adapters, the second keeps its own.
+    Where two parameters would have one plain name, as with adapters around adapters, the one that has it without
+    wrappers keeps it, and the other its own.
 
     Args:
         model: any module.
@@ -124,9 +125,11 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Par
     before, _ = unwrapped(model)
     names: dict[int, list[str]] = defaultdict(list)
     tensors: dict[int, nn.Parameter] = {}
-    owners: dict[str, int] = {}
-    for full, parameter in model.named_parameters(remove_duplicate=False):
-        raw = full.removeprefix(before)
+    raws = [
+        (full.removeprefix(before), parameter) for full, parameter in model.named_parameters(remove_duplicate=False)
+    ]
+    owners = {raw: id(parameter) for raw, parameter in raws}
+    for raw, parameter in raws:
         name = plain(raw)
         names[id(parameter)].append(name if owners.setdefault(name, id(parameter)) == id(parameter) else raw)
         tensors[id(parameter)] = parameter

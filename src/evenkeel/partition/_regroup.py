@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from evenkeel.errors import ComponentError, unknown_name
@@ -95,7 +96,7 @@ def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     joined: dict[object, Piece] = {}
     for piece in pieces:
         if owned[id(piece.parameter)] == piece.tensor().numel():
-            joined.setdefault(id(piece.parameter), Piece(name=piece.name, parameter=piece.parameter))
+            joined.setdefault(id(piece.parameter), replace(piece, spans=(), cut=""))
         else:
             joined[id(piece.parameter), piece.spans] = piece
     return tuple(joined.values())
