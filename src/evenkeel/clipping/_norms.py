@@ -65,15 +65,18 @@ def _is_long(grad: Tensor, norm_type: float) -> bool:
 
 def _norm(grad: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
     """Take the norm of rows, and the norm of those."""
-    rows: Tensor
     if grad.is_contiguous():
-        flat = grad.view(-1)
-        whole = flat.numel() - flat.numel() % _ROW
-        rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), norm_type, dim=1, dtype=dtype)
-        if whole < flat.numel():
-            rows = torch.cat([rows, torch.linalg.vector_norm(flat[whole:], norm_type, dtype=dtype).view(1)])
-    else:  # a view, such as the query's columns of a fused projection: its longest dimension is split off
-        rows = torch.linalg.vector_norm(grad, norm_type, dim=_innermost(grad), dtype=dtype).flatten()
+        grad = grad.view(-1)
+    dim = _innermost(grad)  # of a view, such as the query's columns of a fused projection
+    whole = grad.shape[dim] - grad.shape[dim] % _ROW
+    rows: Tensor = torch.linalg.vector_norm(
+        grad.narrow(dim, whole, grad.shape[dim] - whole), norm_type, dim=dim, dtype=dtype
+    )
+    if whole:
+        main = grad.narrow(dim, 0, whole).unflatten(dim, (-1, _ROW))  # type: ignore[no-untyped-call]
+        rows = torch.cat(
+            [torch.linalg.vector_norm(main, norm_type, dim=dim + 1, dtype=dtype).flatten(), rows.flatten()]
+        )
     if rows.numel() > _LONG:
         return _norm(rows, norm_type, dtype)
     norm: Tensor = torch.linalg.vector_norm(rows, norm_type)
