@@ -110,8 +110,7 @@ def clip_grad_norm_(
     coefficients = torch.where(thresholds.isinf() & ~norms.isnan(), 1.0, thresholds / (norms + EPSILON)).clamp(max=1.0)
     if nonfinite == "zero":
         coefficients = torch.where(norms.isfinite(), coefficients, 0.0)
-    factors = coefficients.unbind()
-    torch._foreach_mul_(grads, [factors[owner] for owner in owners])
+    _scale(grads, owners, coefficients)
     if nonfinite == "zero":
         for grad, owner in zip(grads, owners, strict=True):  # 0 * NaN is NaN: select, do not multiply
             grad.masked_fill_(~norms[owner].isfinite(), 0.0)
@@ -196,6 +195,19 @@ def _check(grad: Tensor, name: str) -> None:
             f"the gradient of '{name}' is {'sparse' if grad.is_sparse else 'complex'}, which this version cannot clip; "
             "use dense real gradients (sparse=False in nn.Embedding)"
         )
+
+
+def _scale(grads: list[Tensor], owners: list[int], coefficients: Tensor) -> None:
+    """Multiply every gradient by its component's coefficient."""
+    if coefficients.device.type != "cpu" or torch.compiler.is_compiling():
+        factors = coefficients.unbind()
+        torch._foreach_mul_(grads, [factors[owner] for owner in owners])
+        return
+    # On the CPU looking at the coefficients costs nothing, and what is not clipped need not be touched.
+    values = coefficients.tolist()
+    clipped = [(grad, values[owner]) for grad, owner in zip(grads, owners, strict=True) if values[owner] != 1.0]
+    if clipped:
+        torch._foreach_mul_([grad for grad, _ in clipped], [value for _, value in clipped])
 
 
 def _refuse_nonfinite(norms: Tensor, parts: Components) -> None:
