@@ -7,6 +7,7 @@ parameters: what starts at zero or one would hide what it does.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,8 @@ _SMALL = {
     ),
     64: (
         "vocab_size vocab_size_per_layer_input decoder_vocab_size unpadded_vocab_size max_position_embeddings "
-        "n_positions n_ctx mamba_d_ssm pronunciation_vocab_size shape_vocab_size entity_vocab_size"
+        "n_positions n_ctx mamba_d_ssm "
+        "encoder_hash_byte_group_vocab pronunciation_vocab_size shape_vocab_size entity_vocab_size"
     ),
     8: (
         "head_dim d_kv d_head dim_head kv_channels qk_rope_head_dim qk_nope_head_dim v_head_dim "
@@ -102,6 +104,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2},
     "lilt": {"hidden_size": 48},
+    "longcat_flash": {"zero_expert_num": 0},
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 8},
     "mistral4": {"head_dim": 16},
@@ -121,6 +124,12 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "zamba2": _ZAMBA,
     "zaya": {"num_experts_per_tok": 1},
 }
+# What keeps the pattern of a type's layers when fewer are built.
+_PATTERNS: dict[str, dict[str, Any]] = {
+    "gemma3n_text": {"num_kv_shared_layers": 1},
+    "zamba": {"num_hidden_layers": 8, "layers_block_type": None},
+}
+_NOISE = {"mobilebert": 0.03, "markuplm": 0.05}  # where 0.3 grows from layer to layer, or closes a tanh
 _BIG = {"perceiver"}  # nothing in it is called as elsewhere, so nothing shrinks
 
 
@@ -131,7 +140,7 @@ class UnbuildableError(Exception):
 def build(kind: str, model_type: str) -> nn.Module:
     """Build a type from its default configuration with fewer layers, without weights."""
     try:
-        config = _shrunk(CONFIG_MAPPING[model_type](), sizes=False)
+        config = _shrunk(CONFIG_MAPPING[model_type](), sizes=False, special=_PATTERNS.get(model_type))
     except Exception as error:
         raise UnbuildableError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     with torch.device("meta"):
@@ -164,29 +173,35 @@ def tiny(kind: str, model_type: str, *, meta: bool = False, seed: int = 0, **cha
         with torch.device("meta"):
             return _made(kind, config)
     torch.manual_seed(seed)
-    return _random(_made(kind, config, attn_implementation="eager"), seed)
+    noise = _NOISE.get(model_type, 0.3)
+    return _random(_made(kind, config, attn_implementation="eager"), seed, noise)
 
 
-def _random(model: nn.Module, seed: int) -> nn.Module:
+def _random(model: nn.Module, seed: int, size: float = 0.3) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
             start = torch.where(torch.isfinite(parameter) & (parameter.abs() < 10), parameter, 0)  # some start empty
-            parameter.copy_(start + 0.3 * noise)
+            parameter.copy_(start + size * noise)
     return model.eval()
 
 
-def inputs(model: nn.Module) -> dict[str, Tensor]:
+def inputs(model: nn.Module) -> dict[str, Any]:
     """Return a batch of token numbers, each text with the end that some look for, and what else is needed."""
     ids = torch.randint(5, 30, TOKENS, generator=torch.Generator().manual_seed(1))
     end = getattr(getattr(model, "config", None), "eos_token_id", None)
     if isinstance(end, int) and end < 64:
         ids[:, -1] = end
-    given = {"input_ids": ids}
-    if any("encoder_attn" in name for name, _ in model.named_modules()) and not hasattr(model.base_model, "encoder"):
-        # a decoder on its own that attends to what an encoder it does not have would give it
-        given["encoder_hidden_states"] = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2))
+    given: dict[str, Any] = {"input_ids": ids}
+    names = [name.rpartition(".")[2] for name, _ in model.named_modules()]
+    wanted = inspect.signature(model.forward).parameters
+    if {"encoder_attn", "cross_attn"} & set(names) and "encoder" not in names:
+        # a decoder on its own, which attends to what an encoder would give it
+        states = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2))
+        for name, value in (("encoder_outputs", (states,)), ("encoder_hidden_states", states)):
+            if name in wanted:
+                return given | {name: value}
     return given
 
 
@@ -268,6 +283,7 @@ FAST |= {
     "dbrx": ("lm", "dbrx", _DBRX),
     "gpt_bigcode-multi-query": ("lm", "gpt_bigcode", {"multi_query": True}),
     "gpt_bigcode-multi-head": ("lm", "gpt_bigcode", {"multi_query": False}),
+    "deberta-talking-heads": ("seq", "deberta", {"talking_head": True, "relative_attention": True}),
     "falcon-7b": ("lm", "falcon", {"bias": True}),
     "falcon-40b": ("lm", "falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
     "falcon-rw": (

