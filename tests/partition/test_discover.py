@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests import _models
 from torch import nn
-from transformers import BartConfig, BartForSequenceClassification, PreTrainedModel
+from transformers import BartConfig, BartForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from evenkeel import components
 from evenkeel.errors import ComponentError
@@ -221,3 +221,68 @@ def test_a_list_of_unlike_modules_makes_no_layers() -> None:
 def test_what_has_no_components_is_refused(model: Any, said: str) -> None:
     with pytest.raises(ComponentError, match=said):
         components(model)
+
+
+def test_frozen_parameters_of_any_shape_are_left_alone() -> None:
+    """Quantized weights are frozen, and stored in shapes that no rule fits."""
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=24, n_head=4, vocab_size=8, bos_token_id=0, eos_token_id=0))
+    model.transformer.h[0].attn.c_attn.weight = nn.Parameter(torch.zeros(96, 1, dtype=torch.uint8), requires_grad=False)
+    parts = components(model)
+    assert not [part for part in parts if part.name.startswith("transformer.h.0.attn.c_attn.weight")]
+    assert [part.role for part in parts if part.name.startswith("transformer.h.0.attn.c_attn.bias")] == [
+        "query",
+        "key",
+        "value",
+    ]
+
+
+def test_a_linear_in_the_place_of_a_conv1d_is_cut_along_its_output() -> None:
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=24, n_head=4, vocab_size=8, bos_token_id=0, eos_token_id=0))
+    width = model.config.n_embd
+    model.transformer.h[0].attn.c_attn = nn.Linear(width, 3 * width)
+    cut = [part for part in components(model) if part.name.startswith("transformer.h.0.attn.c_attn.weight")]
+    assert [part.role for part in cut] == ["query", "key", "value"]
+    assert {part.shape for part in cut} == {(width, width)}
+    assert [part.pieces[0].spans[0].dim for part in cut] == [0, 0, 0]
+
+
+def test_lists_inside_the_blocks_of_a_model_that_is_a_list_make_no_layers() -> None:
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(2)
+            self.subs = nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(3))
+
+    parts = components(nn.Sequential(Inner(), Inner()))
+    assert [part.layer for part in parts] == [0] * 8 + [1] * 8
+
+
+def test_a_child_called_base_layer_is_no_adapter_without_peft() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base_layer = nn.Linear(2, 2)
+            self.scale = nn.Parameter(torch.ones(2))
+
+    model = nn.ModuleDict({"layers": nn.ModuleList([Own(), Own()])})
+    parts = components(model)
+    assert [part.name for part in parts] == [name for name, _ in model.named_parameters()]
+    assert [part.layer for part in parts] == [0, 0, 0, 1, 1, 1]
+
+
+def test_parametrizations_keep_the_role_of_what_they_make() -> None:
+    model = _models.bert()
+    nn.utils.parametrizations.weight_norm(model.bert.encoder.layer[0].attention.self.query)
+    parts = [part for part in components(model) if "parametrizations" in part.name]
+    assert [part.role for part in parts] == ["query", "query"]
+    assert [part.path for part in parts] == ["layer.0.query.weight.original0", "layer.0.query.weight.original1"]
+
+
+def test_flat_parameters_are_refused() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._flat_param = nn.Parameter(torch.zeros(4))
+
+    with pytest.raises(ComponentError, match="use_orig_params=True"):
+        components(Flat())

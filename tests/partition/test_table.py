@@ -169,7 +169,8 @@ def test_a_class_belongs_to_the_file_that_defines_it() -> None:
     assert family_of(type(_models.bert())) == "bert"
     assert family_of(nn.MultiheadAttention) == "torch"
     assert family_of(type("Remote", (), {"__module__": "transformers_modules.me.modeling_mine"})) == "mine"
-    assert family_of(type("Own", (), {"__module__": "__main__"})) == "__main__"
+    assert family_of(type("Own", (), {"__module__": "__main__"})) == ""
+    assert family_of(type("Own", (), {"__module__": "my_models.gpt2"})) == ""  # somebody's own file of that name
 
 
 def test_a_family_without_a_file_has_no_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 
 from evenkeel.errors import ThresholdError
 from evenkeel.partition import Components, matches
@@ -30,7 +31,7 @@ def check_max_norm(max_norm: MaxNorm) -> None:
                 f"max_norm names {pattern!r}, which is no text; name a role ('query') or a pattern on paths "
                 "('layer.3.*')"
             )
-        if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:  # refuses NaN too
+        if isinstance(number, bool) or not isinstance(number, Real) or not number > 0:  # refuses NaN too
             raise ThresholdError(
                 f"max_norm {number!r} (for '{pattern}') is no positive number; to clip nothing, pass float('inf')"
             )

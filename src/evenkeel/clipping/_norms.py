@@ -55,6 +55,8 @@ def tensor_norms(grads: Sequence[Tensor], norm_type: float) -> Tensor:
         _norm(grad, norm_type, dtype) if _is_long(grad, norm_type) else None for grad in grads
     ]
     short = [grad for grad, norm in zip(grads, norms, strict=True) if norm is None]
+    if norm_type == float("inf"):  # the largest of nothing is no number to torch; a norm of nothing is 0
+        short = [grad if grad.numel() else grad.new_zeros(1) for grad in short]
     rest = iter(torch._foreach_norm(short, norm_type, dtype=dtype) if short else ())
     return torch.stack([(next(rest) if norm is None else norm).to(dtype) for norm in norms])
 

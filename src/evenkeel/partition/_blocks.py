@@ -54,10 +54,11 @@ class Stacks:
 
 
 def _prefixes(name: str) -> Iterable[str]:
-    """Yield the name itself, then every shorter beginning of it."""
+    """Yield the name itself, then every shorter beginning of it, down to the model's own, which is empty."""
     while name:
         yield name
         name = name.rpartition(".")[0]
+    yield ""
 
 
 def find_stacks(modules: Mapping[str, nn.Module]) -> Stacks:
@@ -85,7 +86,9 @@ def find_stacks(modules: Mapping[str, nn.Module]) -> Stacks:
         shared = any(type(modules[member]).__name__ in _SHARED for member in members) and _depth(name, modules) > len(
             layers
         )
-        for layer, block in enumerate(layers):
+        numbered = isinstance(modules[name], nn.ModuleDict)  # by its keys: a pipeline's stage may begin anywhere
+        for place, block in enumerate(layers):
+            layer = int(block.rpartition(".")[2]) if numbered else place
             blocks[block] = Block(name=block, stack=stack, layer=layer, shared=shared)
     return Stacks(blocks=blocks, towers={tower: label for label, tower in labels.values() if label})
 
@@ -150,7 +153,7 @@ def _has_parameters(module: nn.Module) -> bool:
 
 def _depth(name: str, modules: Mapping[str, nn.Module]) -> int:
     """Return how many layers the configuration speaks of, 0 where it says nothing."""
-    for end in (*_prefixes(name), ""):
+    for end in _prefixes(name):
         layers = getattr(getattr(modules.get(end), "config", None), "num_hidden_layers", None)
         if isinstance(layers, int):
             return layers

@@ -68,15 +68,20 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = Non
                 f"parameter '{names[0]}' is lazy: its shape is not known yet; run one forward pass before asking for "
                 "components"
             )
+        if names[0].rpartition(".")[2] == "_flat_param":
+            raise ComponentError(
+                f"parameter '{names[0]}' is a flat one, in which FSDP1 hides what it is made of; wrap the model with "
+                "use_orig_params=True, or shard it with fully_shard (FSDP2)"
+            )
+        if not parameter.requires_grad:  # its shape may be anything, such as that of quantized weights
+            resolver.note(names[0], stacks.block_of(names[0]))
+            continue
+        trainable += 1
         block = stacks.block_of(names[0])
-        claims = [resolver.claim(name, tuple(parameter.shape), stacks.block_of(name)) for name in names]
-        # A table of words that is tied to the head is a table of words, whichever is registered first.
-        claim = next((claim for claim in claims if claim.role == "embedding"), claims[0])
-        if parameter.requires_grad:
-            trainable += 1
-            shared = _is_shared(names, block, stacks)
-            stack = block.stack if block else stacks.tower_of(names[0])
-            parts.extend(_cut(names, parameter, claim, block=block, stack=stack, shared=shared))
+        claim = _best([resolver.claim(name, tuple(parameter.shape), stacks.block_of(name)) for name in names])
+        shared = _is_shared(names, block, stacks)
+        stack = block.stack if block else stacks.tower_of(names[0])
+        parts.extend(_cut(names, parameter, claim, block=block, stack=stack, shared=shared))
     if not trainable:
         raise ComponentError(
             f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on "
@@ -84,6 +89,12 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = Non
         )
     resolver.refuse_unused()
     return regroup(Components(_told_apart(parts)), by)
+
+
+def _best(claims: list[Claim]) -> Claim:
+    """Of what a tied parameter is by each of its names, take the table of words, else the first that a rule knows."""
+    known = [claim for claim in claims if claim.role != "other"]
+    return next((claim for claim in claims if claim.role == "embedding"), (known or claims)[0])
 
 
 def _cut(

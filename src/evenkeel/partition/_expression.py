@@ -23,7 +23,9 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
+    ast.LtE: operator.le,
     ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
 }
 _FORMS = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.And, ast.Or, ast.Compare)
 _LEAVES = (ast.Name, ast.Attribute, ast.Constant, ast.Load)
@@ -44,7 +46,7 @@ def objection(expression: str) -> str:
     """
     try:
         nodes = list(ast.walk(ast.parse(expression.strip(), mode="eval")))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return f"'{expression}' is no expression"
     wrong = [node for node in nodes if not isinstance(node, (*_FORMS, *_LEAVES, *_OPERATORS))]
     wrong += [node for node in nodes if isinstance(node, ast.Compare) and len(node.ops) > 1]

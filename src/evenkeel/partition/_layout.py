@@ -221,6 +221,8 @@ def parse(text: str) -> Rule:
     if found is None or bool(conditional) != bool(condition.strip()):
         raise _unreadable(text, "its form is none of those documented")
     parts = tuple(_part(text, part) for part in (found["inner"] or found["flat"] or "").split("|"))
+    if len({part.word for part in parts}) < len(parts):
+        raise _unreadable(text, "two parts have the same word in the path; tell them apart by 'as'")
     rule = Rule(
         text=text,
         parts=parts,

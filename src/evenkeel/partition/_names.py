@@ -17,23 +17,22 @@ _AROUND = {
     "OptimizedModule": "_orig_mod.",
     "FullyShardedDataParallel": "_fsdp_wrapped_module.",
 }
-# What wrappers put between a module and its parent: torch.compile, FSDP1, activation checkpointing; PEFT's layer that
-# an adapter wraps and its copy of a module that is trained whole.
-_BETWEEN = (
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-    "base_layer",
-    r"modules_to_save\.[^.]+",
-)
-_BETWEEN_PATTERN = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_BETWEEN)})(?:\.|$)")
+# What wrappers put between a module and its parent: torch.compile, FSDP1, activation checkpointing.
+_BETWEEN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# The same of PEFT: the layer that an adapter wraps, and the copy of a module that is trained whole.
+_OF_ADAPTERS = ("base_layer", r"modules_to_save\.[^.]+")
+_PATTERNS = {
+    adapters: re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(names)})(?:\.|$)")
+    for adapters, names in ((False, _BETWEEN), (True, (*_BETWEEN, *_OF_ADAPTERS)))
+}
 
 
-def plain(name: str) -> str:
+def plain(name: str, *, adapters: bool = True) -> str:
     """Return the dotted name without what wrappers put between a module and its parent.
 
     Args:
         name: dotted name of a parameter or module.
+        adapters: whether the model has adapters of PEFT, whose names are ordinary words.
 
     Returns:
         The same as in a model that nothing wraps.
@@ -42,7 +41,11 @@ def plain(name: str) -> str:
         >>> plain("encoder.0._checkpoint_wrapped_module.query.base_layer.weight")
         'encoder.0.query.weight'
     """
-    return _BETWEEN_PATTERN.sub("", name).rstrip(".")
+    return _PATTERNS[adapters].sub("", name).rstrip(".")
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    return any(type(module).__module__.startswith("peft.") for module in model.modules())
 
 
 def unwrapped(model: nn.Module) -> tuple[str, nn.Module]:
@@ -98,13 +101,14 @@ def plain_tree(model: nn.Module) -> Tree:
         The modules by plain name.
     """
     before, _ = unwrapped(model)
+    adapters = _has_adapters(model)
     modules: dict[str, nn.Module] = {}
     adapted: dict[str, str] = {}
     for full, module in model.named_modules(remove_duplicate=False):
         raw = f"{full}.".removeprefix(before).rstrip(".")
-        name = plain(raw)
+        name = plain(raw, adapters=adapters)
         modules[name] = module
-        if "base_layer" in module._modules:
+        if adapters and "base_layer" in module._modules:
             adapted[raw] = str(getattr(module, "parameter_name", "weight"))
             adapted.setdefault(name, adapted[raw])
     return Tree(modules=modules, adapted=adapted)
@@ -123,6 +127,7 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Par
         Names and parameter.
     """
     before, _ = unwrapped(model)
+    adapters = _has_adapters(model)
     names: dict[int, list[str]] = defaultdict(list)
     tensors: dict[int, nn.Parameter] = {}
     raws = [
@@ -130,7 +135,7 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Par
     ]
     owners = {raw: id(parameter) for raw, parameter in raws}
     for raw, parameter in raws:
-        name = plain(raw)
+        name = plain(raw, adapters=adapters)
         names[id(parameter)].append(name if owners.setdefault(name, id(parameter)) == id(parameter) else raw)
         tensors[id(parameter)] = parameter
     for key, parameter in tensors.items():

@@ -54,8 +54,8 @@ def regroup(parts: Components, by: By) -> Components:
                 "for every component"
             ) from error
     labels = [_label(by, group, members) for group, members in groups.items()]
-    for label in labels:
-        if labels.count(label) > 1:  # results go by name: one group would hide the other
+    for label, count in Counter(labels).items():
+        if count > 1:  # results go by name: one group would hide the other
             raise ComponentError(
                 f"the grouping function returned different values that all read '{label}'; make them differ as text"
             )

@@ -78,7 +78,7 @@ class Resolver:
         Raises:
             ComponentError: if a rule's cut does not fit the parameter.
         """
-        module, parameter, tail = self._adapted(name)
+        module, parameter, tail = self._parametrized(name) or self._adapted(name)
         if not tail:
             return self._claim(name, shape, block)
         base = self._rule(f"{module}.{parameter}", block)
@@ -92,6 +92,16 @@ class Resolver:
         if tail.split(".")[0] not in _OUTPUT_ADAPTERS or rule.whole or rule.experts:
             return claim
         return replace(claim, cuts=tuple(replace(rule, dim=0).cuts(name, shape, look)), cut=rule.text)
+
+    def note(self, name: str, block: Block | None) -> None:
+        """Look a frozen parameter up, so that a user's rule for it counts as used.
+
+        Args:
+            name: its plain dotted name.
+            block: the block that it lies in.
+        """
+        if self._own is not None:
+            self._rule(name, block)
 
     def refuse_unused(self) -> None:
         """Raise a ComponentError if one of the user's own rules has fitted nothing."""
@@ -121,7 +131,15 @@ class Resolver:
             return claim
         if not rule.experts and len(shape) == 1 and len(rule.parts) > 1:
             rule = replace(rule, dim=0)  # a bias has the output's dimension alone
+        elif isinstance(self._modules.get(module), nn.Linear):
+            rule = replace(rule, dim=0)  # where a Linear took the place of GPT-2's Conv1D
         return replace(claim, cuts=tuple(rule.cuts(name, shape, look)), cut=rule.text)
+
+    def _parametrized(self, name: str) -> tuple[str, str, str] | None:
+        """Split what torch's parametrizations (weight norm and its kin) make of a parameter in the same way."""
+        module, found, rest = name.partition(".parametrizations.")
+        parameter, _, tail = rest.partition(".")
+        return (module, parameter, f"{parameter}.{tail}") if found and tail else None
 
     def _adapted(self, name: str) -> tuple[str, str, str]:
         """Split an adapter's parameter into the module and the parameter that it adapts, and its own name.

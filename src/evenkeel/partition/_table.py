@@ -68,6 +68,8 @@ class RuleTable:
                     f"roles has {names!r} for '{table}'; it needs a mapping of names to rules for each class of "
                     "modules, or for 'block' and 'outside'"
                 )
+            if not all(isinstance(name, str) for name in (table, *names)):
+                raise ComponentError(f"roles names {table!r} and {list(names)!r}; classes and names must be text")
             self._rules[table] = {name: _parsed(table, name, text) for name, text in names.items()}
             self._patterns[table] = {name: _pattern(name) for name in names if "*" in name.split(".")}
 
@@ -169,7 +171,7 @@ def read_table(roles: Roles) -> RuleTable:
         )
     try:
         return RuleTable(tomllib.loads(Path(roles).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # no file, no text, no TOML
         raise ComponentError(f"the rules in '{roles}' cannot be read ({error}); give a TOML file of rules") from error
 
 
@@ -181,10 +183,15 @@ def family_of(cls: type) -> str:
         cls: class of a module.
 
     Returns:
-        ``"gpt2"`` for ``transformers.models.gpt2.modeling_gpt2``; ``"torch"`` for torch's own modules.
+        ``"gpt2"`` for ``transformers.models.gpt2.modeling_gpt2``; ``"torch"`` for torch's own modules; empty for what
+        lies in no file of that kind of name.
     """
     home = cls.__module__
-    return "torch" if home.startswith("torch.") else home.rpartition(".")[2].removeprefix("modeling_")
+    if home.startswith("torch."):
+        return "torch"
+    file = home.rpartition(".")[2]
+    # Anybody may have a file gpt2.py; those that begin like transformers' own are meant to be like them.
+    return file.removeprefix("modeling_") if file.startswith("modeling_") else ""
 
 
 @functools.cache
@@ -198,7 +205,7 @@ def family_table(family: str) -> RuleTable | None:
         The table, or None where there is none.
     """
     path = _FOLDER / f"{family}.toml"
-    return read_table(path) if path.is_file() else None
+    return read_table(path) if family and path.is_file() else None
 
 
 @functools.cache
