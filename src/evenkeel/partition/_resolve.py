@@ -85,10 +85,8 @@ class Resolver:
         if base is None:
             return Claim(role="other", word=_relative(module, block), numbers=(), leaf=tail)
         rule, found, look = base
-        role = joint(part.role for part in rule.parts)
-        claim = Claim(
-            role=role, word=role if len(rule.parts) > 1 else rule.parts[0].word, numbers=found.numbers, leaf=tail
-        )
+        role, word = _whole(rule)
+        claim = Claim(role=role, word=word, numbers=found.numbers, leaf=tail)
         if tail.split(".")[0] not in _OUTPUT_ADAPTERS or rule.whole or rule.experts:
             return claim
         return replace(claim, cuts=tuple(replace(rule, dim=0).cuts(name, shape, look)), cut=rule.text)
@@ -122,8 +120,7 @@ class Resolver:
             role, word = self._by_structure(module, shape, block)
             return Claim(role=role, word=word, numbers=(), leaf=leaf)
         rule, found, look = entry
-        role = joint(part.role for part in rule.parts)
-        word = role if len(rule.parts) > 1 else rule.parts[0].word
+        role, word = _whole(rule)
         if found.name.rpartition(".")[2] == leaf:  # the rule speaks of the parameter itself, not of its module
             leaf = "bias" if leaf.endswith("bias") else "weight"
         claim = Claim(role=role, word=word, numbers=found.numbers, leaf=leaf)
@@ -173,9 +170,9 @@ class Resolver:
             for home in homes:
                 for class_name in _class_names(type(self._modules[home])) if home in self._modules else ():
                     for found in _in_class(table, class_name, name, home):
-                        yield self._note(table, found), home
+                        yield self._mark(table, found), home
             for found in _in_names(table, place, inside):
-                yield self._note(table, found), module
+                yield self._mark(table, found), module
         for home in homes:
             kind: Any = type(self._modules[home]) if home in self._modules else object
             for class_name, table in _family_tables(kind):
@@ -186,7 +183,7 @@ class Resolver:
             for found in _in_names(common, place, inside):
                 yield found, module
 
-    def _note(self, table: RuleTable, found: Found) -> Found:
+    def _mark(self, table: RuleTable, found: Found) -> Found:
         if table is self._own:
             self._used.add((found.table, found.key))
         return found
@@ -217,6 +214,12 @@ class Resolver:
         if isinstance(owner, nn.Conv1d):
             return "conv", word
         return "other", word
+
+
+def _whole(rule: Rule) -> tuple[str, str]:
+    """Return the role and the word of all parts of a rule together."""
+    role = joint(part.role for part in rule.parts)
+    return role, role if len(rule.parts) > 1 else rule.parts[0].word
 
 
 def _layer_numbers(found: Found, home: str, block: Block | None) -> int:

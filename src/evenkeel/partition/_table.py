@@ -170,9 +170,10 @@ def read_table(roles: Roles) -> RuleTable:
             f"roles is a {type(roles).__name__}; it needs a mapping of classes to names and rules, or a TOML file"
         )
     try:
-        return RuleTable(tomllib.loads(Path(roles).read_text(encoding="utf-8")))
+        content = tomllib.loads(Path(roles).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # no file, no text, no TOML
         raise ComponentError(f"the rules in '{roles}' cannot be read ({error}); give a TOML file of rules") from error
+    return RuleTable(content)
 
 
 @functools.cache
