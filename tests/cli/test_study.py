@@ -171,14 +171,19 @@ def test_the_demo_drives_its_plan(evenkeel: Call, tmp_path: Path, monkeypatch: p
 def begin(arguments: list[object], scratch: Path) -> subprocess.Popen[str]:
     program = Path(sys.executable).with_name("evenkeel")
     scratch.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [str(program), "study", *map(str, arguments)],
-        env={**os.environ, "TMPDIR": str(scratch)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a terminal of its own, as it were: Ctrl-C goes to the workers too
-    )
+    # Tests that were started in the background ignore Ctrl-C, and so would what they start; handlers are not inherited.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [str(program), "study", *map(str, arguments)],
+            env={**os.environ, "TMPDIR": str(scratch)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal of its own, as it were: Ctrl-C goes to the workers too
+        )
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
