@@ -164,12 +164,13 @@ def _gradients(parts: Components) -> tuple[list[Tensor], list[int]]:
     grads: list[Tensor] = []
     owners: list[int] = []
     for index, part in enumerate(parts):
-        for parameter in part.parameters:
-            if parameter.grad is not None:
-                _check(parameter.grad, part.name)
-        views = part.gradients()
-        grads.extend(views)
-        owners.extend([index] * len(views))
+        for piece in part.pieces:
+            grad = piece.tensor().grad
+            if grad is not None:
+                _check(grad, part.name)
+                views = piece.of(grad)
+                grads.extend(views)
+                owners.extend([index] * len(views))
     if not grads:
         raise GradientError(
             f"none of the {len(parts)} components has a gradient; call clip_grad_norm_ after backward() and before "

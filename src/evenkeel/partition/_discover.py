@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -61,7 +62,6 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = Non
     stacks = find_stacks(tree.modules)
     resolver = Resolver(tree, None if roles is None else read_table(roles))
     parts: list[Component] = []
-    trainable = 0
     for names, parameter in plain_parameters(model):
         if is_lazy(parameter):
             raise ComponentError(
@@ -76,13 +76,12 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = Non
         if not parameter.requires_grad:  # its shape may be anything, such as that of quantized weights
             resolver.note(names[0], stacks.block_of(names[0]))
             continue
-        trainable += 1
         block = stacks.block_of(names[0])
         claim = _best([resolver.claim(name, tuple(parameter.shape), stacks.block_of(name)) for name in names])
         shared = _is_shared(names, block, stacks)
         stack = block.stack if block else stacks.tower_of(names[0])
         parts.extend(_cut(names, parameter, claim, block=block, stack=stack, shared=shared))
-    if not trainable:
+    if not parts:
         raise ComponentError(
             f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on "
             "what you want to train first"
@@ -120,16 +119,13 @@ def _cut(
         yield replace(whole, path=_path(before, claim.word, claim.numbers, claim.leaf, claim.role))
     for cut in claim.cuts:
         numbers = claim.numbers if cut.expert is None else (*claim.numbers, str(cut.expert))
-        size = 1
-        for length in cut.shape:
-            size *= length
         yield replace(
             whole,
             name=f"{name}[{cut.label}]",
             path=_path(before, cut.part.word, numbers, claim.leaf, cut.part.role),
             role=cut.part.role,
             shape=cut.shape,
-            size=size,
+            size=prod(cut.shape),
             pieces=(replace(whole.pieces[0], spans=cut.spans, cut=claim.cut),),
         )
 
