@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import _models
@@ -427,13 +425,6 @@ def test_sparse_and_complex_gradients_are_refused() -> None:
 def test_gradients_on_several_devices_are_refused() -> None:
     with pytest.raises(GradientError, match=r"several devices \(cpu, meta\)"):
         clip_grad_norm_(Bag(torch.ones(2), torch.ones(2, device="meta")), 1.0)
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("group")

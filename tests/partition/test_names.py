@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import peft
 import pytest
 import torch
-import torch.distributed as dist
 from peft import IA3Config, LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from tests import _models
 from torch import nn
@@ -136,13 +134,6 @@ def test_a_model_with_parameters_of_its_own_beside_its_module_is_no_wrapper() ->
             self.scale = nn.Parameter(torch.ones(1))
 
     assert [part.name for part in components(Own())] == ["scale", "module.weight", "module.bias"]
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("group")
