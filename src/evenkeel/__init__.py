@@ -10,27 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evenkeel._version import __version__
-    from evenkeel.clipping import ClipResult, clip_grad_norm_
+    from evenkeel.clipping import ClipResult, ClipStatistics, clip_grad_norm_, clip_grads, thresholds
     from evenkeel.partition import Component, Components, components
 
 __all__ = [
     "ClipResult",
+    "ClipStatistics",
     "Component",
     "Components",
     "__version__",
     "clip_grad_norm_",
+    "clip_grads",
     "components",
     "errors",
+    "thresholds",
 ]
 
 _HOME = {
     "ClipResult": "evenkeel.clipping",
+    "ClipStatistics": "evenkeel.clipping",
     "Component": "evenkeel.partition",
     "Components": "evenkeel.partition",
     "__version__": "evenkeel._version",
     "clip_grad_norm_": "evenkeel.clipping",
+    "clip_grads": "evenkeel.clipping",
     "components": "evenkeel.partition",
     "errors": "evenkeel.errors",
+    "thresholds": "evenkeel.clipping.thresholds",
 }
 
 
@@ -38,7 +44,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'evenkeel' has no attribute '{name}'")
     module = importlib.import_module(_HOME[name])
-    value = module if _HOME[name] == f"evenkeel.{name}" else getattr(module, name)
+    value = module if _HOME[name].endswith(f".{name}") else getattr(module, name)
     globals()[name] = value  # the next access finds it without coming here
     return value
 

@@ -1,6 +1,25 @@
 """Clipping the gradient of every component on its own."""
 
-from evenkeel.clipping._clip import ClipResult, clip_grad_norm_, grad_norms
-from evenkeel.clipping._max_norm import MaxNorm, applicable, check_max_norm, resolve
+from evenkeel.clipping import thresholds
+from evenkeel.clipping._clip import clip_grad_norm_, grad_norms
+from evenkeel.clipping._functional import clip_grads
+from evenkeel.clipping._max_norm import MaxNorm, applicable, as_threshold, check_max_norm, resolve
+from evenkeel.clipping._nonfinite import Nonfinite, check_nonfinite
+from evenkeel.clipping._result import ClipResult
+from evenkeel.clipping._statistics import ClipStatistics
 
-__all__ = ["ClipResult", "MaxNorm", "applicable", "check_max_norm", "clip_grad_norm_", "grad_norms", "resolve"]
+__all__ = [
+    "ClipResult",
+    "ClipStatistics",
+    "MaxNorm",
+    "Nonfinite",
+    "applicable",
+    "as_threshold",
+    "check_max_norm",
+    "check_nonfinite",
+    "clip_grad_norm_",
+    "clip_grads",
+    "grad_norms",
+    "resolve",
+    "thresholds",
+]

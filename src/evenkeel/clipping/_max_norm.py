@@ -1,27 +1,33 @@
-"""Thresholds as people write them: one number, or numbers by role and path."""
+"""Thresholds as people write them: one number, numbers by role and path, or a threshold object."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
 
+import torch
+
+from evenkeel.clipping.thresholds import Fixed, Threshold
 from evenkeel.errors import ThresholdError
 from evenkeel.partition import Components, matches
 
-__all__ = ["MaxNorm", "applicable", "check_max_norm", "resolve"]
+__all__ = ["MaxNorm", "applicable", "as_threshold", "check_max_norm", "resolve"]
 
-MaxNorm = float | Mapping[str, float]
+Numbers = float | Mapping[str, float]
+MaxNorm = Numbers | Threshold
 
 
 def check_max_norm(max_norm: MaxNorm) -> None:
     """Refuse what can be no threshold, before there are components to try it on.
 
     Args:
-        max_norm: one number, or numbers by role or pattern; ``inf`` clips nothing.
+        max_norm: one number, or numbers by role or pattern; ``inf`` clips nothing; or a threshold object.
 
     Raises:
         ThresholdError: if a number is not positive or NaN, a mapping is empty, or one of its keys is no text.
     """
+    if isinstance(max_norm, Threshold):
+        return
     numbers = dict(max_norm) if isinstance(max_norm, Mapping) else {"*": max_norm}
     if not numbers:
         raise ThresholdError("max_norm is an empty mapping; name at least one role or pattern, '*' for all components")
@@ -37,7 +43,7 @@ def check_max_norm(max_norm: MaxNorm) -> None:
             )
 
 
-def resolve(max_norm: MaxNorm, parts: Components) -> tuple[float, ...]:
+def resolve(max_norm: Numbers, parts: Components) -> tuple[float, ...]:
     """Give every component its threshold; the first role or pattern that fits holds.
 
     Args:
@@ -75,13 +81,42 @@ def resolve(max_norm: MaxNorm, parts: Components) -> tuple[float, ...]:
     return tuple(float(number) for number in found if number is not None)
 
 
+def as_threshold(max_norm: MaxNorm, parts: Components) -> Threshold:
+    """Return the threshold object that ``max_norm`` stands for, ready for ``parts``.
+
+    Args:
+        max_norm: numbers, or a threshold object.
+        parts: the components.
+
+    Returns:
+        The object itself; for numbers one that is made once and remembered with the components.
+
+    Raises:
+        ThresholdError: if ``max_norm`` is no threshold for these components.
+    """
+    if isinstance(max_norm, Threshold):
+        max_norm.bind(parts)
+        return max_norm
+    if torch.compiler.is_compiling():
+        return Fixed(resolve(max_norm, parts))
+    key = "thresholds", tuple(max_norm.items()) if isinstance(max_norm, Mapping) else max_norm
+    try:
+        known: Fixed | None = parts.memory.get(key)
+    except TypeError:  # what cannot be looked up can be no number: let it be said
+        known = None
+    if known is None:
+        known = Fixed(resolve(max_norm, parts))
+        parts.memory[key] = known
+    return known
+
+
 def applicable(max_norm: MaxNorm, parts: Components) -> MaxNorm:
     """Leave out the patterns that fit none of ``parts``, which a model with frozen parameters may lack for a while.
 
-    Check the thresholds once against the whole model by :func:`resolve`; then this is no way to hide a misspelling.
+    Check the thresholds once against the whole model by :func:`as_threshold`; then this is no way to hide a misspelling.
 
     Args:
-        max_norm: one number, or numbers by role or pattern.
+        max_norm: one number, numbers by role or pattern, or a threshold object.
         parts: the components that are trained now.
 
     Returns:
@@ -89,4 +124,10 @@ def applicable(max_norm: MaxNorm, parts: Components) -> MaxNorm:
     """
     if not isinstance(max_norm, Mapping):
         return max_norm
-    return {pattern: number for pattern, number in max_norm.items() if pattern == "*" or parts.select(pattern)}
+    key = "applicable", tuple(max_norm.items())
+    if key not in parts.memory:
+        parts.memory[key] = {
+            pattern: number for pattern, number in max_norm.items() if pattern == "*" or parts.select(pattern)
+        }
+    fitting: dict[str, float] = parts.memory[key]
+    return fitting

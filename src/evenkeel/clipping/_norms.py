@@ -7,15 +7,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["component_norms", "tensor_norms"]
+__all__ = ["accumulation_dtype", "component_norms", "tensor_norms"]
 
 # On the CPU torch adds all squares into a few float32 lanes, whose rounding errors grow with the number of entries:
 # 1.7e-3 for BERT-large's word embeddings. In rows of this length they stay below 1e-6.
 _ROW = 1024
 _LONG = 64 * _ROW
 
+_SMALLEST_POWER, _LARGEST_POWER = -30.0, 37.0  # decimal exponents of float32, with room for a sum
 
-def component_norms(grads: Sequence[Tensor], owners: Sequence[int], *, count: int, norm_type: float) -> Tensor:
+
+def accumulation_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Return the dtype in which norms are accumulated: float64 where a tensor is float64, else float32.
+
+    Args:
+        tensors: the tensors whose norms are taken together.
+
+    Returns:
+        The dtype.
+    """
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def component_norms(
+    grads: Sequence[Tensor], owners: Sequence[int], *, count: int, norm_type: float, dtype: torch.dtype | None = None
+) -> Tensor:
     r"""Return every component's norm, :math:`(\sum_{g \in c} \lVert g \rVert_p^p)^{1/p}`; the largest for infinity.
 
     Args:
@@ -23,11 +39,15 @@ def component_norms(grads: Sequence[Tensor], owners: Sequence[int], *, count: in
         owners: for each gradient the index of its component.
         count: number of components, ``C``.
         norm_type: the order ``p``; positive, may be ``inf``.
+        dtype: what to accumulate in; None for :func:`accumulation_dtype`.
 
     Returns:
-        Norms, shape ``[C]``, float32 (float64 where a gradient is float64); 0 where a component has no gradient.
+        Norms, shape ``[C]``; 0 where a component has no gradient.
     """
-    each = tensor_norms(grads, norm_type)
+    dtype = dtype or accumulation_dtype(grads)
+    if not grads:
+        return torch.zeros(count, dtype=dtype)
+    each = tensor_norms(grads, norm_type, dtype)
     if list(owners) == list(range(count)):
         return each
     where = torch.tensor(owners).to(each.device, non_blocking=True)
@@ -40,17 +60,18 @@ def component_norms(grads: Sequence[Tensor], owners: Sequence[int], *, count: in
     return zeros.index_add_(0, where, (each / scale[where]) ** norm_type) ** (1 / norm_type) * scale
 
 
-def tensor_norms(grads: Sequence[Tensor], norm_type: float) -> Tensor:
-    """Return the norm of every tensor, shape ``[len(grads)]``, by multi-tensor operations where that is exact enough.
+def tensor_norms(grads: Sequence[Tensor], norm_type: float, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the norm of every tensor, by multi-tensor operations where that is exact enough.
 
     Args:
         grads: at least one tensor, all on one device.
         norm_type: the order; positive, may be ``inf``.
+        dtype: what to accumulate in; None for :func:`accumulation_dtype`.
 
     Returns:
-        Norms, float32 (float64 where a tensor is float64).
+        Norms, shape ``[len(grads)]``.
     """
-    dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
+    dtype = dtype or accumulation_dtype(grads)
     norms: list[Tensor | None] = [
         _norm(grad, norm_type, dtype) if _is_long(grad, norm_type) else None for grad in grads
     ]
@@ -58,7 +79,10 @@ def tensor_norms(grads: Sequence[Tensor], norm_type: float) -> Tensor:
     if norm_type == float("inf"):  # the largest of nothing is no number to torch; a norm of nothing is 0
         short = [grad if grad.numel() else grad.new_zeros(1) for grad in short]
     rest = iter(torch._foreach_norm(short, norm_type, dtype=dtype) if short else ())
-    return torch.stack([(next(rest) if norm is None else norm).to(dtype) for norm in norms])
+    each = torch.stack([(next(rest) if norm is None else norm).to(dtype) for norm in norms])
+    if each.device.type == "cpu" and not torch.compiler.is_compiling():
+        _mend_extremes(each, grads, norm_type)
+    return each
 
 
 def _is_long(grad: Tensor, norm_type: float) -> bool:
@@ -67,24 +91,38 @@ def _is_long(grad: Tensor, norm_type: float) -> bool:
 
 def _norm(grad: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
     """Take the norm of rows, and the norm of those."""
-    if grad.is_contiguous():
+    grad = grad.permute(sorted(range(grad.dim()), key=grad.stride().__getitem__, reverse=True))
+    if grad.is_contiguous():  # in whatever order of its dimensions
         grad = grad.view(-1)
     dim = _innermost(grad)  # of a view, such as the query's columns of a fused projection
-    whole = grad.shape[dim] - grad.shape[dim] % _ROW
-    rows: Tensor = torch.linalg.vector_norm(
-        grad.narrow(dim, whole, grad.shape[dim] - whole), norm_type, dim=dim, dtype=dtype
-    )
+    rest = grad.shape[dim] % _ROW
+    whole = grad.shape[dim] - rest
+    parts: list[Tensor] = []
     if whole:
-        main = grad.narrow(dim, 0, whole).unflatten(dim, (-1, _ROW))  # type: ignore[no-untyped-call]
-        rows = torch.cat(
-            [torch.linalg.vector_norm(main, norm_type, dim=dim + 1, dtype=dtype).flatten(), rows.flatten()]
-        )
-    if rows.numel() > _LONG:
-        return _norm(rows, norm_type, dtype)
-    norm: Tensor = torch.linalg.vector_norm(rows, norm_type)
+        rows = grad.narrow(dim, 0, whole).unflatten(dim, (-1, _ROW))  # type: ignore[no-untyped-call]
+        parts.append(torch.linalg.vector_norm(rows, norm_type, dim=dim + 1, dtype=dtype).flatten())
+    if rest:
+        parts.append(torch.linalg.vector_norm(grad.narrow(dim, whole, rest), norm_type, dim=dim, dtype=dtype).flatten())
+    norms = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if norms.numel() > _LONG:
+        return _norm(norms, norm_type, dtype)
+    norm: Tensor = torch.linalg.vector_norm(norms, norm_type)
     return norm
 
 
 def _innermost(grad: Tensor) -> int:
     """Return the dimension along which entries lie closest together, of those that are longer than 1."""
     return min((dim for dim in range(grad.dim()) if grad.shape[dim] > 1), key=lambda dim: grad.stride()[dim])
+
+
+def _mend_extremes(norms: Tensor, grads: Sequence[Tensor], norm_type: float) -> None:
+    """Take again, in float64, the norms whose powers overflow or vanish in float32. Looking at them is free here."""
+    if norm_type == float("inf") or norms.dtype == torch.float64:
+        return
+    smallest, largest = (10.0 ** min(max(x / norm_type, -300.0), 300.0) for x in (_SMALLEST_POWER, _LARGEST_POWER))
+    for index, norm in enumerate(norms.tolist()):
+        if smallest < norm < largest or not grads[index].numel():
+            continue
+        top = torch.linalg.vector_norm(grads[index], float("inf"))
+        if top.isfinite() and top > 0:
+            norms[index] = torch.linalg.vector_norm(grads[index].double(), norm_type)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
-from evenkeel.clipping import ClipResult, MaxNorm, applicable, check_max_norm, clip_grad_norm_, resolve
+from evenkeel.clipping import ClipResult, MaxNorm, applicable, as_threshold, check_max_norm, clip_grad_norm_
 from evenkeel.errors import ComponentError, unknown_name
 from evenkeel.methods._contract import Method, Owned
 from evenkeel.partition import Components, regroup
@@ -47,7 +47,7 @@ class ComponentClipping(Method):
 
     def check(self, parts: Components) -> None:
         """Refuse thresholds that name a component which the model does not have, or leave one out."""
-        resolve(self.max_norm, regroup(parts, self.by))
+        as_threshold(self.max_norm, regroup(parts, self.by))
 
     def clip(self, parts: Components) -> ClipResult:
         """Clip every component to its threshold."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
 from evenkeel.errors import ComponentError
-from evenkeel.partition._shard import local_shard
+from evenkeel.partition._flat import FlatShard
+from evenkeel.partition._shard import Block, local_blocks, sharding_groups
 from evenkeel.partition._span import Span, shard_views, views
 
 __all__ = ["Component", "Kind", "Piece", "matches"]
@@ -28,6 +32,7 @@ class Piece:
         cut: how the parameter is cut, in the words of the rule; empty for the whole.
         shape: shape of the parameter.
         parameter: the tensor; None after unpickling, until it is bound to a model again.
+        flat: which entries this rank's parameter holds, where FSDP1 made a flat run of them; None elsewhere.
     """
 
     name: str
@@ -35,6 +40,13 @@ class Piece:
     cut: str = ""
     shape: tuple[int, ...]
     parameter: Tensor | None = field(default=None, repr=False, compare=False)
+    flat: FlatShard | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Number of entries, over all ranks."""
+        runs = {span.dim: span.size for span in self.spans}
+        return math.prod(runs.get(dim, length) for dim, length in enumerate(self.shape))
 
     def tensor(self) -> Tensor:
         """Return the parameter.
@@ -52,6 +64,17 @@ class Piece:
             )
         return self.parameter
 
+    def spread(self) -> tuple[ProcessGroup, ...]:
+        """Return the process groups whose ranks hold different entries of the parameter; none where it is whole here.
+
+        Returns:
+            One group for each dimension of its mesh that shards it over more than one rank.
+
+        Raises:
+            ComponentError: if the components are not bound to a model.
+        """
+        return sharding_groups(self.tensor()) if self.flat is None else self.flat.groups
+
     def of(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Return the entries that this owns of a tensor of the parameter's shape, as views and never as copies.
 
@@ -61,11 +84,29 @@ class Piece:
 
         Returns:
             One view; of a sharded tensor none or several.
+
+        Raises:
+            ComponentError: if the tensor has not the parameter's shape, as when the model was wrapped or sharded after
+                the components were found.
         """
-        if not isinstance(tensor, DTensor):
-            return (views(tensor, self.spans),)
-        shard, offsets = local_shard(tensor)
-        return shard_views(shard, self.spans, offsets)
+        expected = self.shape if self.flat is None else (self.flat.stop - self.flat.start,)
+        if tensor.shape != expected:
+            raise ComponentError(_MISFIT.format(self.name, tuple(tensor.shape), expected))
+        if isinstance(tensor, DTensor):  # wherever the entries of one that is not cut lie in the whole
+            return _within(local_blocks(tensor), self.spans) if self.spans else (tensor.to_local(),)
+        if self.flat is not None and self.spans:
+            return _within(self.flat.blocks(tensor), self.spans)
+        return (views(tensor, self.spans),)
+
+
+_MISFIT = (
+    "'{}' has entries of shape {} on this rank, but its component was found with {}; the model was wrapped, sharded or "
+    "resized after its components were found: call evenkeel.components(model) again, on the model as it is trained"
+)
+
+
+def _within(blocks: Iterable[Block], spans: tuple[Span, ...]) -> tuple[Tensor, ...]:
+    return tuple(view for block, begin in blocks for view in shard_views(block, spans, begin))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from evenkeel.errors import ComponentError
 from evenkeel.partition._component import Component, Kind, Piece, matches
+from evenkeel.partition._flat import flat_shards
 from evenkeel.partition._names import plain_parameters
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ class Components(Sequence[Component]):
 
     Pickled, they are names and places without tensors; :meth:`bind` ties them to a model again.
 
+    Attributes:
+        memory: what others computed of these components and want to find again, by a key of theirs; it goes when the
+            components go, and is neither compared nor pickled.
+
     Example:
         >>> import torch
         >>> from evenkeel.partition import components
@@ -34,6 +39,7 @@ class Components(Sequence[Component]):
     def __init__(self, parts: Sequence[Component]) -> None:
         """Hold ``parts``, which must not share entries: they would be clipped twice."""
         self._parts = tuple(parts)
+        self.memory: dict[Hashable, Any] = {}
         _refuse_overlap(self._parts)
 
     @overload
@@ -78,12 +84,14 @@ class Components(Sequence[Component]):
 
     def __getstate__(self) -> dict[str, Any]:
         unbound = [
-            replace(part, pieces=tuple(replace(piece, parameter=None) for piece in part.pieces)) for part in self._parts
+            replace(part, pieces=tuple(replace(piece, parameter=None, flat=None) for piece in part.pieces))
+            for part in self._parts
         ]
         return {"_parts": tuple(unbound)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._parts = state["_parts"]
+        self.memory = {}
 
     @property
     def size(self) -> int:
@@ -144,6 +152,7 @@ class Components(Sequence[Component]):
             ComponentError: if the model lacks a parameter, or one has another shape.
         """
         own = {name: parameter for names, parameter in plain_parameters(model) for name in names}
+        shards = flat_shards(model)
 
         def bound(piece: Piece) -> Piece:
             if piece.name not in own:
@@ -151,13 +160,14 @@ class Components(Sequence[Component]):
                     f"{type(model).__name__} has no parameter '{piece.name}', so these components are of another "
                     "model; ask for evenkeel.components(model)"
                 )
-            shape = tuple(own[piece.name].shape)
+            flat = shards.get(id(own[piece.name]))
+            shape = tuple(own[piece.name].shape) if flat is None else flat.shape
             if shape != piece.shape:
                 raise ComponentError(
                     f"parameter '{piece.name}' has the shape {shape} here, and had {piece.shape} where the components "
                     "were found; they are of a model of another size: ask for evenkeel.components(model)"
                 )
-            return replace(piece, parameter=own[piece.name])
+            return replace(piece, parameter=own[piece.name], flat=flat)
 
         return Components([replace(part, pieces=tuple(map(bound, part.pieces))) for part in self._parts])
 

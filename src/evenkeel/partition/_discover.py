@@ -15,6 +15,7 @@ from evenkeel.errors import ComponentError
 from evenkeel.partition._blocks import Block, Stacks, find_stacks
 from evenkeel.partition._component import Component, Piece
 from evenkeel.partition._components import Components
+from evenkeel.partition._flat import FlatShard, flat_shards
 from evenkeel.partition._names import plain_parameters, plain_tree
 from evenkeel.partition._regroup import By, regroup
 from evenkeel.partition._resolve import Claim, Resolver
@@ -61,6 +62,7 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = Non
     tree = plain_tree(model)
     stacks = find_stacks(tree.modules)
     resolver = Resolver(tree, None if roles is None else read_table(roles))
+    shards = flat_shards(model)
     parts: list[Component] = []
     for names, parameter in plain_parameters(model):
         if is_lazy(parameter):
@@ -68,19 +70,15 @@ def components(model: nn.Module, by: By = "tensor", *, roles: Roles | None = Non
                 f"parameter '{names[0]}' is lazy: its shape is not known yet; run one forward pass before asking for "
                 "components"
             )
-        if names[0].rpartition(".")[2] == "_flat_param":
-            raise ComponentError(
-                f"parameter '{names[0]}' is a flat one, in which FSDP1 hides what it is made of; wrap the model with "
-                "use_orig_params=True, or shard it with fully_shard (FSDP2)"
-            )
         if not parameter.requires_grad:  # its shape may be anything, such as that of quantized weights
             resolver.note(names[0], stacks.block_of(names[0]))
             continue
         block = stacks.block_of(names[0])
-        claim = _best([resolver.claim(name, tuple(parameter.shape), stacks.block_of(name)) for name in names])
+        piece = _piece(names[0], parameter, shards.get(id(parameter)))
+        claim = _best([resolver.claim(name, piece.shape, stacks.block_of(name)) for name in names])
         shared = _is_shared(names, block, stacks)
         stack = block.stack if block else stacks.tower_of(names[0])
-        parts.extend(_cut(names, parameter, claim, block=block, stack=stack, shared=shared))
+        parts.extend(_cut(names, piece, claim, block=block, stack=stack, shared=shared))
     if not parts:
         raise ComponentError(
             f"{type(model).__name__} has no trainable parameter, so it has no components; set requires_grad=True on "
@@ -96,8 +94,14 @@ def _best(claims: list[Claim]) -> Claim:
     return next((claim for claim in claims if claim.role == "embedding"), (known or claims)[0])
 
 
+def _piece(name: str, parameter: Tensor, flat: FlatShard | None) -> Piece:
+    return Piece(
+        name=name, shape=tuple(parameter.shape) if flat is None else flat.shape, parameter=parameter, flat=flat
+    )
+
+
 def _cut(
-    names: tuple[str, ...], parameter: Tensor, claim: Claim, *, block: Block | None, stack: str, shared: bool
+    names: tuple[str, ...], piece: Piece, claim: Claim, *, block: Block | None, stack: str, shared: bool
 ) -> Iterator[Component]:
     """Make the components of one parameter."""
     name = names[0]
@@ -108,11 +112,11 @@ def _cut(
         layer=block.layer if block else None,
         role=claim.role,
         kind="bias" if name.endswith("bias") else "weight",
-        shape=tuple(parameter.shape),
-        size=parameter.numel(),
+        shape=piece.shape,
+        size=piece.size,
         shared=shared,
         aliases=names[1:],
-        pieces=(Piece(name=name, shape=tuple(parameter.shape), parameter=parameter),),
+        pieces=(piece,),
     )
     before = (*((stack,) if stack else ()), *(("layer", str(block.layer)) if block else ()))
     if not claim.cuts:
@@ -126,7 +130,7 @@ def _cut(
             role=cut.part.role,
             shape=cut.shape,
             size=prod(cut.shape),
-            pieces=(replace(whole.pieces[0], spans=cut.spans, cut=claim.cut),),
+            pieces=(replace(piece, spans=cut.spans, cut=claim.cut),),
         )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from evenkeel.errors import ComponentError
+
 __all__ = ["Tree", "plain", "plain_parameters", "plain_tree", "unwrapped"]
 
 # Modules that stand around a whole model and have other children too, or another name for it, by class.
@@ -125,6 +127,9 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Par
 
     Yields:
         Names and parameter.
+
+    Raises:
+        ComponentError: if FSDP1 hides the parameters.
     """
     before, _ = unwrapped(model)
     adapters = _has_adapters(model)
@@ -135,6 +140,11 @@ def plain_parameters(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Par
     ]
     owners = {raw: id(parameter) for raw, parameter in raws}
     for raw, parameter in raws:
+        if raw.rpartition(".")[2] == "_flat_param":
+            raise ComponentError(
+                f"parameter '{raw}' is a flat one, in which FSDP1 hides what it is made of; wrap the model with "
+                "use_orig_params=True, or shard it with fully_shard (FSDP2)"
+            )
         name = plain(raw, adapters=adapters)
         names[id(parameter)].append(name if owners.setdefault(name, id(parameter)) == id(parameter) else raw)
         tensors[id(parameter)] = parameter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -10,7 +11,6 @@ from typing import Literal, TypeVar
 from evenkeel.errors import ComponentError, unknown_name
 from evenkeel.partition._component import Component, Piece
 from evenkeel.partition._components import Components
-from evenkeel.partition._span import views
 
 __all__ = ["By", "regroup"]
 
@@ -34,7 +34,7 @@ def regroup(parts: Components, by: By) -> Components:
         by: see :func:`evenkeel.components`.
 
     Returns:
-        The merged components, in the order of their first members.
+        The merged components, in the order of their first members; the same object for the same ``parts`` and name.
 
     Raises:
         ComponentError: if ``by`` is unknown, raises, returns something unhashable, or makes groups that read alike.
@@ -43,7 +43,15 @@ def regroup(parts: Components, by: By) -> Components:
         return parts
     if isinstance(by, str) and by not in _KEYS:
         raise ComponentError(unknown_name("partition", by, ["tensor", *_KEYS]))
-    key = _KEYS[by] if isinstance(by, str) else by
+    if isinstance(by, str):
+        if ("regroup", by) not in parts.memory:
+            parts.memory["regroup", by] = _regroup(parts, by, _KEYS[by])
+        known: Components = parts.memory["regroup", by]
+        return known
+    return _regroup(parts, by, by)
+
+
+def _regroup(parts: Components, by: By, key: Callable[[Component], Hashable]) -> Components:
     groups: dict[Hashable, list[Component]] = {}
     for part in parts:
         try:
@@ -92,10 +100,10 @@ def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     """Put the cuts of a parameter together where the group has them all: one view is cheaper than many."""
     owned: Counter[int] = Counter()
     for piece in pieces:
-        owned[id(piece.parameter)] += views(piece.tensor(), piece.spans).numel()
+        owned[id(piece.tensor())] += piece.size
     joined: dict[object, Piece] = {}
     for piece in pieces:
-        if owned[id(piece.parameter)] == piece.tensor().numel():
+        if owned[id(piece.parameter)] == math.prod(piece.shape):
             joined.setdefault(id(piece.parameter), replace(piece, spans=(), cut=""))
         else:
             joined[id(piece.parameter), piece.spans] = piece

@@ -1,0 +1,88 @@
+"""On the CPU: a gradient is scaled right after its norm was taken, while it is in the cache."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from evenkeel.clipping._gradients import Gradients
+from evenkeel.clipping._norms import accumulation_dtype, component_norms, tensor_norms
+from evenkeel.clipping._plan import Plan
+from evenkeel.clipping._scale import scale
+from evenkeel.clipping.thresholds import EPSILON, Limits
+
+__all__ = ["can_clip_at_once", "clip_at_once"]
+
+_LONG = 16 * 1024  # entries; of shorter gradients many are dealt with in one call
+
+
+def can_clip_at_once(gradients: Gradients, where: Plan) -> bool:
+    """Say whether a component's coefficient is known, at no cost, as soon as its own gradient was read.
+
+    Args:
+        gradients: the gradients of the step.
+        where: where they belong.
+
+    Returns:
+        Whether nothing but fixed thresholds is lacking.
+    """
+    return (
+        where.alone and not torch.compiler.is_compiling() and all(grad.device.type == "cpu" for grad in gradients.read)
+    )
+
+
+def clip_at_once(
+    gradients: Gradients, thresholds: Sequence[float], *, norm_type: float, silence: bool
+) -> tuple[Tensor, Limits]:
+    """Clip every component to a threshold that is a number.
+
+    Args:
+        gradients: the gradients of the step, all on the CPU and none spread over other ranks.
+        thresholds: ``C`` numbers.
+        norm_type: order of the norm.
+        silence: whether gradients whose norm is not finite become zeros.
+
+    Returns:
+        The norms before clipping, shape ``[C]``, and what was allowed.
+    """
+    dtype = accumulation_dtype(gradients.read)
+    number = Counter(gradients.slots)
+    long: dict[int, float] = {}  # component -> norm
+    rest: list[int] = []
+    for index, (read, write, owner) in enumerate(zip(gradients.read, gradients.write, gradients.owners, strict=True)):
+        if read is not write or number[owner] > 1 or read.numel() < _LONG:
+            rest.append(index)
+            continue
+        norm = long[owner] = tensor_norms([read], norm_type, dtype).item()
+        coefficient = _coefficient(norm, thresholds[owner], dtype)
+        if silence and not math.isfinite(norm):
+            write.zero_()
+        elif coefficient != 1.0:
+            write.mul_(coefficient)
+    owners = [gradients.owners[index] for index in rest]
+    norms = component_norms(
+        [gradients.read[index] for index in rest], owners, count=len(thresholds), norm_type=norm_type, dtype=dtype
+    )
+    norms[list(long)] = torch.tensor(list(long.values()), dtype=dtype)
+    limits = Limits(thresholds=torch.tensor(thresholds, dtype=dtype), norms=norms)
+    silenced = ~norms.isfinite() if silence else None
+    scale([gradients.write[index] for index in rest], owners, limits.coefficients, silenced)
+    return norms, limits
+
+
+def _coefficient(norm: float, threshold: float, dtype: torch.dtype) -> float:
+    """Return what ``Limits.coefficients`` will say, to the last bit: rounded to float32 after every operation."""
+    if math.isinf(threshold):
+        return math.nan if math.isnan(norm) else 1.0
+    if dtype == torch.float64:
+        return min(threshold / (norm + EPSILON), 1.0)
+    return min(_single(_single(threshold) / _single(norm + _single(EPSILON))), 1.0)
+
+
+def _single(number: float) -> float:
+    return ctypes.c_float(number).value

@@ -1,0 +1,46 @@
+"""Scaling gradients by the coefficients of their components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["scale"]
+
+
+def scale(grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, silenced: Tensor | None) -> None:
+    """Multiply every gradient by its component's coefficient, in place.
+
+    Args:
+        grads: gradients, on one device.
+        owners: for each gradient the index of its component.
+        coefficients: shape ``[C]``, on the same device; where one is exactly 1 the gradient keeps its bits.
+        silenced: booleans of shape ``[C]``: whose gradients become exact zeros, whatever they hold; None for no one's.
+    """
+    if coefficients.device.type == "cpu" and not torch.compiler.is_compiling():
+        _scale_on_cpu(grads, owners, coefficients.tolist(), None if silenced is None else silenced.tolist())
+        return
+    factors = coefficients.unbind()
+    torch._foreach_mul_(list(grads), [factors[owner] for owner in owners])
+    if silenced is not None:
+        off = silenced.unbind()
+        for grad, owner in zip(grads, owners, strict=True):  # 0 * NaN is NaN: select, do not multiply
+            grad.masked_fill_(off[owner], 0.0)
+
+
+def _scale_on_cpu(
+    grads: Sequence[Tensor], owners: Sequence[int], coefficients: list[float], silenced: list[bool] | None
+) -> None:
+    """Leave alone what is not clipped: looking at the coefficients costs nothing here."""
+    off = [grad for grad, owner in zip(grads, owners, strict=True) if silenced is not None and silenced[owner]]
+    if off:
+        torch._foreach_zero_(off)
+    clipped = [
+        (grad, coefficients[owner])
+        for grad, owner in zip(grads, owners, strict=True)
+        if coefficients[owner] != 1.0 and not (silenced is not None and silenced[owner])
+    ]
+    if clipped:
+        torch._foreach_mul_([grad for grad, _ in clipped], [value for _, value in clipped])
