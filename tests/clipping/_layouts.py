@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -125,6 +126,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 Layout = tuple[nn.Module, int, int]
 
 
+@functools.cache  # process groups are slow to make
 def mesh(**dims: int) -> DeviceMesh:
     return init_device_mesh("cpu", tuple(dims.values()), mesh_dim_names=tuple(dims))
 
@@ -176,7 +178,7 @@ def fsdp2_with_tensor_parallel(model: nn.Module) -> Layout:
 def _parallel(model: nn.Module, where: DeviceMesh) -> nn.Module:
     if isinstance(model, SequenceModel):
         return _sequence_parallel(model, where)
-    column, row = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), ("o_proj", "down_proj")
+    column = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
     plan: dict[str, ParallelStyle] = {f"self_attn.{name}": ColwiseParallel() for name in column[:3]}
     plan |= {f"mlp.{name}": ColwiseParallel() for name in column[3:]}
     plan |= {"self_attn.o_proj": RowwiseParallel(), "mlp.down_proj": RowwiseParallel()}
@@ -236,7 +238,7 @@ def place(model: nn.Module, rule: Rule) -> nn.Module:
         placed = rule(name, parameter)
         if placed is not None:
             where, placements, of_gradient = placed
-            sharded = nn.Parameter(distribute_tensor(parameter.detach(), where, placements))
+            sharded = nn.Parameter(distribute(parameter, where, placements))
             if parameter.grad is not None:
                 sharded.grad = distribute(parameter.grad, where, of_gradient)
             _replace(model, parameter, sharded)
@@ -245,13 +247,19 @@ def place(model: nn.Module, rule: Rule) -> nn.Module:
 
 def distribute(tensor: Tensor, where: DeviceMesh, placements: Placements) -> DTensor:
     """Give every rank its entries; where placements say ``Partial``, a share of them."""
-    kept = [Replicate() if placement.is_partial() else placement for placement in placements]
-    whole = distribute_tensor(tensor, where, kept)
-    local = whole.to_local().clone()
+    local = tensor.detach()
     for ranks, rank, placement in zip(where.shape, where.get_coordinate() or (), placements, strict=True):
         if placement.is_partial():
-            local *= 2 * (rank + 1) / (ranks * (ranks + 1))  # shares that sum to one
-    return DTensor.from_local(local, where, placements, shape=tensor.shape, stride=tensor.stride())
+            local = local * 2 * (rank + 1) / (ranks * (ranks + 1))  # shares that sum to one
+        elif not placement.is_replicate():
+            dim, groups = placement.dim, getattr(placement, "split_factor", 1)  # type: ignore[attr-defined]
+            local = torch.cat([_chunk(_chunk(local, groups, i, dim), ranks, rank, dim) for i in range(groups)], dim)
+    return DTensor.from_local(local.clone(), where, placements, shape=tensor.shape, stride=tensor.stride())
+
+
+def _chunk(tensor: Tensor, number: int, index: int, dim: int) -> Tensor:
+    chunks = tensor.chunk(number, dim)
+    return chunks[index] if index < len(chunks) else tensor.narrow(dim, 0, 0)
 
 
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
@@ -259,6 +267,12 @@ def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if parameter is old:
                 module.register_parameter(name, new)
+
+
+def placement(kind: str, dim: int) -> Placement:
+    if kind == "strided":
+        return _StridedShard(dim, split_factor=2)
+    return Shard(dim) if kind == "shard" else Replicate()
 
 
 def _everywhere(placements: Placements, of_gradient: Placements | None = None, **dims: int) -> Rule:

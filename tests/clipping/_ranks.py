@@ -1,6 +1,6 @@
 """Ranks of a process group on the CPU: started once, given many jobs, killed when they hang.
 
-The server that ranks are forked from imports torch and transformers once; a rank of its own would take seconds for that.
+The server that ranks are forked from imports torch and transformers once, which would take seconds in every rank.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 SECONDS = 120  # that a job may take; the slowest takes five on a quiet machine
-GRACE = 5  # seconds for the other ranks once one has failed: they may wait for it for ever
+GRACE = 2  # seconds for the other ranks once one has failed: they may wait for it for ever
 PRELOAD = ["tests.clipping._jobs", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
 
 

@@ -45,15 +45,14 @@ THRESHOLDS = {
 }
 
 
-@pytest.mark.parametrize("by", ["tensor", "role", "global"])
-@pytest.mark.parametrize("nonfinite", ["propagate", "zero", "error"])
-@pytest.mark.parametrize("threshold", THRESHOLDS)
-@pytest.mark.parametrize("norm_type", [2.0, INF])
+@pytest.mark.parametrize(
+    ("by", "threshold"),
+    [(by, name) for by in ("tensor", "role", "global") for name in THRESHOLDS if (by, name) != ("global", "mapping")],
+)
+@pytest.mark.parametrize(("nonfinite", "norm_type"), [("propagate", 2.0), ("zero", INF), ("error", 1.0)])
 def test_it_is_the_in_place_function_without_its_effects(
     by: str, nonfinite: Any, threshold: str, norm_type: float
 ) -> None:
-    if threshold == "mapping" and by == "global":
-        pytest.skip("one component has no roles")
     model, parts = fused(by)
     grads = with_gradients(model)
     before = {name: bits(tensor) for name, tensor in grads.items()}
@@ -123,8 +122,17 @@ def loss(model: nn.Module, params: Grads, sample: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("by", ["tensor", "role", "global"])
-@pytest.mark.parametrize("threshold", ["number", "infinity", "weights", "rows", "budget"])
-@pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
+@pytest.mark.parametrize(
+    ("threshold", "nonfinite"),
+    [
+        ("number", "propagate"),
+        ("number", "zero"),
+        ("infinity", "propagate"),
+        ("weights", "propagate"),
+        ("rows", "zero"),
+        ("budget", "propagate"),
+    ],
+)
 def test_inside_vmap_every_sample_is_clipped_on_its_own(by: str, threshold: str, nonfinite: Any) -> None:
     model, parts = fused(by)
     params = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -177,12 +185,21 @@ def test_inside_vmap_nobody_can_ask_for_an_error_or_for_a_threshold_that_learns(
             vmap(lambda sample, by=threshold: clip_grads({"p0": sample}, model, by)[0])(torch.ones(3, 2))
 
 
-@pytest.mark.parametrize("by", ["tensor", "role", "global"])
-@pytest.mark.parametrize("threshold", ["number", "mapping", "weights", "budget", "rows"])
-@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.7, INF])
+@pytest.mark.parametrize(
+    ("by", "threshold", "norm_type"),
+    [
+        ("tensor", "number", 2.0),
+        ("role", "number", 3.7),
+        ("global", "number", 1.0),
+        ("global", "number", INF),
+        ("tensor", "mapping", 2.0),
+        ("role", "weights", 2.0),
+        ("global", "budget", 2.0),
+        ("tensor", "rows", 2.0),
+        ("role", "rows", INF),
+    ],
+)
 def test_it_can_be_differentiated(by: str, threshold: str, norm_type: float) -> None:
-    if threshold == "mapping" and by == "global":
-        pytest.skip("one component has no roles")
     model = Fused().double()
     parts = components(model, by, roles={"Fused": {"qkv": "query | key | value"}})  # type: ignore[arg-type]
     names = [name for name, _ in model.named_parameters()]
@@ -193,7 +210,7 @@ def test_it_can_be_differentiated(by: str, threshold: str, norm_type: float) -> 
         return (*found.values(), result.norms)
 
     max_norm = THRESHOLDS[threshold]()
-    assert torch.autograd.gradcheck(clipped, before)
+    assert torch.autograd.gradcheck(clipped, before, fast_mode=True)
     total = grad(lambda *grads: sum(tensor.square().sum() for tensor in clipped(*grads)))(*before)
     reference = torch.autograd.grad(sum(tensor.square().sum() for tensor in clipped(*before)), before[0])[0]
     torch.testing.assert_close(total, reference)
@@ -220,7 +237,7 @@ def test_nothing_of_a_transform_is_left_behind() -> None:
         with_gradients(model)
 
 
-@pytest.mark.parametrize("threshold", ["number", "mapping", "weights", "budget", "rows"])
+@pytest.mark.parametrize("threshold", ["number", "mapping", "rows"])
 def test_it_compiles_as_one_graph(threshold: str) -> None:
     model, parts = fused()
     grads = with_gradients(model)
@@ -322,7 +339,7 @@ def test_bad_arguments_are_refused() -> None:
 def test_sparse_gradients_stay_sparse(coalesced: bool, nonfinite: Any) -> None:
     embedding = nn.Embedding(5, 2, sparse=True)
     indices, values = torch.tensor([[1, 3, 1]]), torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 4.0]])
-    sparse = torch.sparse_coo_tensor(indices, values, (5, 2))
+    sparse = torch.sparse_coo_tensor(indices, values, (5, 2), check_invariants=True)
     sparse = sparse.coalesce() if coalesced else sparse
     clipped, result = clip_grads({"weight": sparse}, embedding, 1.0, nonfinite=nonfinite)
     dense, wanted = clip_grads({"weight": sparse.to_dense()}, embedding, 1.0)

@@ -101,7 +101,7 @@ def _plain(
         return local, local
     if grad.layout is not torch.strided:
         return _of_sparse(grad, piece)
-    if grad.is_inference():
+    if not torch.compiler.is_compiling() and grad.is_inference():  # which cannot be traced
         raise GradientError(
             f"the gradient of '{piece.name}' was made under torch.inference_mode() and cannot be changed outside it; "
             "run backward() outside inference mode"
@@ -136,9 +136,10 @@ def _of_shards(parameter: Tensor, grad: DTensor, piece: Piece) -> tuple[Tensor, 
     """Return the entries that are stored here, which of a partial gradient are shares of them."""
     if not isinstance(parameter, DTensor):
         raise GradientError(
-            f"the gradient of '{piece.name}' is placed as {grad.placements}, but its parameter is a plain tensor on every "
-            "rank; make both DTensors, or both plain tensors"
+            f"the gradient of '{piece.name}' is placed as {grad.placements}, but its parameter is a plain tensor "
+            "on every rank; make both DTensors, or both plain tensors"
         )
     if _is_expanded(grad.to_local()):
-        grad = parameter.grad = grad.contiguous()
+        parameter.grad = grad.contiguous()
+        return piece.of(parameter.grad)
     return piece.of(grad)

@@ -11,11 +11,11 @@ from evenkeel.clipping._gradients import Gradients
 from evenkeel.clipping._norms import accumulation_dtype, component_norms
 from evenkeel.clipping._plan import Plan
 from evenkeel.clipping._scale import scale
-from evenkeel.clipping._segments import Segments, available
+from evenkeel.clipping._segments import DTYPES, Segments, available
 
 __all__ = ["local_norms", "scale_all"]
 
-_ARRANGEMENTS = 64  # which gradients are there may change from step to step, as with experts that see no token
+_ARRANGEMENTS = 64
 
 
 def local_norms(read: Sequence[Tensor], slots: Sequence[int], plan: Plan, norm_type: float) -> Tensor:
@@ -32,7 +32,8 @@ def local_norms(read: Sequence[Tensor], slots: Sequence[int], plan: Plan, norm_t
     """
     count = len(plan.owners)
     if not read:
-        return torch.zeros(count, device=plan.entries[0][0].device)
+        parameters = [parameter for parameter, _, _ in plan.entries]  # other ranks' norms have the dtype of theirs
+        return torch.zeros(count, dtype=accumulation_dtype(parameters), device=parameters[0].device)
     dtype = accumulation_dtype(read)
     each = [
         segments.norms(there, norm_type).to(dtype)
@@ -66,16 +67,22 @@ def scale_all(gradients: Gradients, plan: Plan, coefficients: Tensor, silenced: 
 
 
 def _segments(plan: Plan, tensors: Sequence[Tensor], indices: Sequence[int], count: int) -> Segments | None:
-    """Return what launches the multi-tensor kernels for ``tensors``, made once for each arrangement; None without them."""
-    if torch.compiler.is_compiling() or not available(tensors[0].device):
+    """Return what launches the multi-tensor kernels for ``tensors``; None where they cannot be used.
+
+    It is made once for each arrangement and kept as long as the plan: a CUDA graph may go on reading its tables. Where
+    ever other gradients are missing (experts that see no token), it is made anew instead of filling the memory.
+    """
+    device = tensors[0].device
+    if torch.compiler.is_compiling() or not available(device) or any(tensor.dtype not in DTYPES for tensor in tensors):
         return None
-    key = (tensors[0].device, count, tuple(indices))
-    known = plan.segments.get(key)
-    if known is None or not known.fits(tensors):
-        if len(plan.segments) >= _ARRANGEMENTS:
-            plan.segments.clear()
-        known = plan.segments[key] = Segments(tensors, indices, count)
-    return known
+    arrangements = plan.segments.setdefault((device, count, tuple(indices)), [])
+    for known in arrangements:
+        if known.fits(tensors):
+            return known
+    made = Segments(tensors, indices, count)
+    if len(plan.segments) <= _ARRANGEMENTS:
+        arrangements.append(made)
+    return made
 
 
 def _by_device(tensors: Sequence[Tensor], indices: Sequence[int]) -> dict[torch.device, tuple[list[Tensor], list[int]]]:

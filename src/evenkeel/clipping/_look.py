@@ -34,7 +34,7 @@ def look(gradients: Gradients, where: Plan, norm_type: float, *, with_weights: b
         norms=norms[0],
         weights=norms[1] if with_weights else None,
         norm_type=norm_type,
-        whole=None if whole is None else whole[0, 0],
+        whole=None if whole is None else whole[0],
         sizes=None if stages is None else stages.sizes,
         elsewhere=(0, 0) if stages is None else stages.elsewhere,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 
 import torch
@@ -98,7 +98,7 @@ def as_threshold(max_norm: MaxNorm, parts: Components) -> Threshold:
         max_norm.bind(parts)
         return max_norm
     if torch.compiler.is_compiling():
-        return Fixed(resolve(max_norm, parts))
+        return Fixed(_resolved(max_norm, parts))
     key = "thresholds", tuple(max_norm.items()) if isinstance(max_norm, Mapping) else max_norm
     try:
         known: Fixed | None = parts.memory.get(key)
@@ -108,6 +108,14 @@ def as_threshold(max_norm: MaxNorm, parts: Components) -> Threshold:
         known = Fixed(resolve(max_norm, parts))
         parts.memory[key] = known
     return known
+
+
+def _resolve(max_norm: Numbers, parts: Components) -> tuple[float, ...]:
+    return resolve(max_norm, parts)
+
+
+# Patterns cannot be traced, and need not be: what they come to is a constant of the graph.
+_resolved: Callable[[Numbers, Components], tuple[float, ...]] = torch.compiler.assume_constant_result(_resolve)  # type: ignore[no-untyped-call]
 
 
 def applicable(max_norm: MaxNorm, parts: Components) -> MaxNorm:

@@ -45,11 +45,11 @@ def _summed(grads: Sequence[DTensor], placements: Sequence[Placement]) -> list[D
     """Sum shares over the dimensions of the mesh that hold them; in these, and in no other, something is sent."""
     mesh = grads[0].device_mesh
     shares = [placement if placement.is_partial() else Replicate() for placement in grads[0].placements]
-    flat = torch.cat([grad.to_local().flatten() for grad in grads])
+    stored = [grad.to_local() for grad in grads]
+    flat = torch.cat([local.flatten() for local in stored])
     whole = DTensor.from_local(flat, mesh, shares).redistribute(placements=[Replicate()] * mesh.ndim).to_local()
+    parts = torch.split(whole, [local.numel() for local in stored])
     return [
-        DTensor.from_local(
-            entries.view(grad.to_local().shape), mesh, placements, shape=grad.shape, stride=grad.stride()
-        )
-        for grad, entries in zip(grads, whole.split([grad.to_local().numel() for grad in grads]), strict=True)
+        DTensor.from_local(part.view(local.shape), mesh, placements, shape=grad.shape, stride=grad.stride())
+        for grad, local, part in zip(grads, stored, parts, strict=True)
     ]

@@ -42,7 +42,7 @@ class Plan:
     spread: tuple[tuple[ProcessGroup, ...], ...]
     stages: Stages | None
     indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict, repr=False)
-    segments: dict[tuple[torch.device, int, tuple[int, ...]], Segments] = field(default_factory=dict, repr=False)
+    segments: dict[tuple[torch.device, int, tuple[int, ...]], list[Segments]] = field(default_factory=dict, repr=False)
 
     def index(self, places: Sequence[int], device: torch.device) -> Tensor:
         """Return ``places`` as an index tensor, copied to the device the first time only (and so in no CUDA graph)."""

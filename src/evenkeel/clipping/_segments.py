@@ -18,9 +18,9 @@ from evenkeel.clipping._boxes import COLUMNS, boxes
 from evenkeel.clipping._pointers import PointerTable, StreamGate, capturing, upload
 from evenkeel.errors import GradientError
 
-__all__ = ["Segments", "available"]
+__all__ = ["DTYPES", "Segments", "available"]
 
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 16384  # bytes that a program has in flight: 64 for each of its 256 threads
 _WARPS = 8
 _CHUNK = 65536  # entries of a box at most: its partial sum then costs nothing beside it, and few are idle at the end
@@ -197,7 +197,7 @@ def _check(tensors: Sequence[Tensor]) -> torch.device:
             "least one tensor and run on one device; group gradients by device and give each group its own Segments"
         )
     for tensor in tensors:
-        if tensor.layout is not torch.strided or tensor.dtype not in _DTYPES:
+        if tensor.layout is not torch.strided or tensor.dtype not in DTYPES:
             raise GradientError(
                 f"the multi-tensor kernels were given a tensor of dtype {tensor.dtype} and layout {tensor.layout}, but "
                 "read dense float64, float32, bfloat16 and float16; pass its values, or their real and imaginary parts"

@@ -102,7 +102,7 @@ def exchange(parts: Components, group: ProcessGroup) -> Stages:
 def _refuse_other_shape(name: str, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
     if shape != first:
         raise ComponentError(
-            f"one stage has a parameter '{name}' of shape {first}, another one of shape {shape}; on every stage, parameters "
-            "must have the names of the whole model, or they are taken for copies of one tied parameter: keep the layers of "
-            "a stage under their own numbers, as in a ModuleDict"
+            f"one stage has a parameter '{name}' of shape {first}, another one of shape {shape}; on every stage, "
+            "parameters must have the names of the whole model, or they are taken for copies of one tied parameter: "
+            "keep the layers of a stage under their own numbers, as in a ModuleDict"
         )

@@ -44,8 +44,8 @@ def unpack(saved: Any, threshold: Threshold) -> None:
     if not isinstance(saved, dict) or saved.get("threshold") != name:
         given = saved.get("threshold") if isinstance(saved, dict) else saved
         raise ThresholdError(
-            f"the checkpoint was written with the threshold {given!r} and this training has {name}; resume with the same "
-            "threshold, or begin a new training"
+            f"the checkpoint was written with the threshold {given!r} and this training has {name}; resume with the "
+            "same threshold, or begin a new training"
         )
     try:
         content = base64.b64decode(saved["state"], validate=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast, final
 
 import torch
@@ -153,9 +153,8 @@ class ComponentClip(_EachStep, ExportableState):
             "also_global": self.also_global,
             "nonfinite": self.nonfinite,
         }
-        if isinstance(self.max_norm, Mapping):
-            given["max_norm"] = dict(self.max_norm)
-        kept = {name: value for name, value in given.items() if isinstance(value, float | int | str | dict)}
+        # A mapping is no simple value: its order counts, and the Trainer's JSON is sorted.
+        kept = {name: value for name, value in given.items() if isinstance(value, float | int | str)}
         others = {"roles": self.roles, "statistics": self.statistics}
         lost = [*(given.keys() - kept), *(name for name, value in others.items() if value is not None)]
         learnt = pack(self.max_norm) if isinstance(self.max_norm, Threshold) else None
@@ -167,8 +166,9 @@ class ComponentClip(_EachStep, ExportableState):
         """Look at the model; refuse, by a ``GradientError``, the Trainer's global clipping beside this one."""
         if self._lost:
             raise GradientError(
-                f"restore_callback_states_from_checkpoint=True rebuilt ComponentClip without its {', '.join(self._lost)}, "
-                "which JSON cannot hold; leave it False: ComponentClip takes up by itself what its threshold had learnt"
+                "restore_callback_states_from_checkpoint=True rebuilt ComponentClip without its "
+                f"{', '.join(self._lost)}, which JSON cannot hold; leave it False: ComponentClip takes up by itself what "
+                "its threshold had learnt"
             )
         if args.max_grad_norm and not self.also_global:
             raise GradientError(

@@ -46,7 +46,7 @@ class Piece:
     def size(self) -> int:
         """Number of entries, over all ranks."""
         runs = {span.dim: span.size for span in self.spans}
-        return math.prod(runs.get(dim, length) for dim, length in enumerate(self.shape))
+        return math.prod([runs.get(dim, length) for dim, length in enumerate(self.shape)])
 
     def tensor(self) -> Tensor:
         """Return the parameter.

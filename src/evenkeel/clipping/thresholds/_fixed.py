@@ -10,6 +10,7 @@ from evenkeel.clipping.thresholds._check import refuse_mismatch
 from evenkeel.clipping.thresholds._constants import Constants
 from evenkeel.clipping.thresholds._threshold import Limits, Seen, Threshold
 from evenkeel.errors import ThresholdError
+from evenkeel.partition import Components
 
 __all__ = ["Fixed"]
 
@@ -36,7 +37,7 @@ class Fixed(Threshold):
     """
 
     values: tuple[float, ...]
-    _constants: Constants = field(default_factory=Constants, init=False, repr=False)
+    _constants: Constants = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple) or not self.values:
@@ -49,6 +50,22 @@ class Fixed(Threshold):
                 raise ThresholdError(
                     f"Fixed.values must be positive numbers, but holds {value!r}; to clip nothing, use float('inf')"
                 )
+        object.__setattr__(self, "_constants", Constants())  # torch.compile cannot trace a default_factory
+
+    def bind(self, parts: Components) -> None:
+        """Refuse components that are not as many as the values.
+
+        Args:
+            parts: the components, ``C`` of them.
+
+        Raises:
+            ThresholdError: if there are more or fewer than values.
+        """
+        if len(parts) != len(self.values):
+            raise ThresholdError(
+                f"Fixed holds {len(self.values)} values, and there are {len(parts)} components; give each its own, or "
+                "pass numbers by role or path, as max_norm={'query': 0.1, '*': 0.05}"
+            )
 
     def limits(self, seen: Seen) -> Limits:
         """Return the numbers.
