@@ -103,11 +103,13 @@ def clip_grad_norm_(
 
 
 @torch.no_grad()
-def grad_norms(parts: Components, norm_type: float = 2.0, *, group: ProcessGroup | None = None) -> Tensor:
+def grad_norms(
+    parts: Components | nn.Module | Iterable[Component], norm_type: float = 2.0, *, group: ProcessGroup | None = None
+) -> Tensor:
     """Return the gradient norm of every component and change nothing.
 
     Args:
-        parts: the components, ``C`` of them.
+        parts: the components, ``C`` of them, or the model.
         norm_type: order of the norm; positive, may be ``inf``.
         group: see :func:`clip_grad_norm_`.
 
@@ -117,7 +119,9 @@ def grad_norms(parts: Components, norm_type: float = 2.0, *, group: ProcessGroup
 
     Raises:
         GradientError: as :func:`clip_grad_norm_`.
+        ComponentError: if ``parts`` are no components.
     """
+    parts = as_components(parts)
     check_norm_type(norm_type)
     where = plan(parts, group)
     return look(collect(where, norm_type), where, norm_type).norms

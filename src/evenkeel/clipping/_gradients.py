@@ -120,11 +120,11 @@ def _is_expanded(grad: Tensor) -> bool:
 
 
 def _of_sparse(grad: Tensor, piece: Piece) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Scale the values as they are stored; entries that are stored several times are summed before the norm is taken."""
+    """Scale the values as they are stored; the norm is that of their sums, where an entry is stored several times."""
     if piece.spans:
         raise GradientError(
-            f"the gradient of '{piece.name}' is sparse, but '{piece.cut}' cuts its parameter; use sparse=False there, or "
-            "a partition that keeps the parameter whole"
+            f"the gradient of '{piece.name}' is sparse, but '{piece.cut}' cuts its parameter; use sparse=False there, "
+            "or a partition that keeps the parameter whole"
         )
     if grad.layout is not torch.sparse_coo:
         return (grad.values(),), (grad.values(),)

@@ -99,11 +99,9 @@ def as_threshold(max_norm: MaxNorm, parts: Components) -> Threshold:
         return max_norm
     if torch.compiler.is_compiling():
         return Fixed(_resolved(max_norm, parts))
+    check_max_norm(max_norm)  # first: to a dictionary True is 1.0
     key = "thresholds", tuple(max_norm.items()) if isinstance(max_norm, Mapping) else max_norm
-    try:
-        known: Fixed | None = parts.memory.get(key)
-    except TypeError:  # what cannot be looked up can be no number: let it be said
-        known = None
+    known: Fixed | None = parts.memory.get(key)
     if known is None:
         known = Fixed(resolve(max_norm, parts))
         parts.memory[key] = known
@@ -121,7 +119,7 @@ _resolved: Callable[[Numbers, Components], tuple[float, ...]] = torch.compiler.a
 def applicable(max_norm: MaxNorm, parts: Components) -> MaxNorm:
     """Leave out the patterns that fit none of ``parts``, which a model with frozen parameters may lack for a while.
 
-    Check the thresholds once against the whole model by :func:`as_threshold`; then this is no way to hide a misspelling.
+    Check the thresholds once against the whole model by :func:`as_threshold`; then this hides no misspelling.
 
     Args:
         max_norm: one number, numbers by role or pattern, or a threshold object.

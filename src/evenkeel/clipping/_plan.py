@@ -141,8 +141,8 @@ def as_components(parts: Components | nn.Module | Iterable[Component]) -> Compon
 
 
 _TENSORS = (
-    "clipping was given {}; it needs the model or evenkeel.components(model), because tensors alone do not say which of "
-    "their entries belong together"
+    "clipping was given {}; it needs the model or evenkeel.components(model), because tensors alone do not say which "
+    "of their entries belong together"
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from evenkeel.clipping.thresholds._records import Blank, Records
+from evenkeel.clipping.thresholds import Blank, Records
 
 __all__ = ["Counts", "OfAllSteps", "OfLastSteps", "Tally"]
 

@@ -167,8 +167,8 @@ class ComponentClip(_EachStep, ExportableState):
         if self._lost:
             raise GradientError(
                 "restore_callback_states_from_checkpoint=True rebuilt ComponentClip without its "
-                f"{', '.join(self._lost)}, which JSON cannot hold; leave it False: ComponentClip takes up by itself what "
-                "its threshold had learnt"
+                f"{', '.join(self._lost)}, which JSON cannot hold; leave it False: ComponentClip takes up by itself "
+                "what its threshold had learnt"
             )
         if args.max_grad_norm and not self.also_global:
             raise GradientError(

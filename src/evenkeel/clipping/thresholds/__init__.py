@@ -6,6 +6,7 @@ from evenkeel.clipping.thresholds._ema import Ema
 from evenkeel.clipping.thresholds._fixed import Fixed
 from evenkeel.clipping.thresholds._grouped import Grouped
 from evenkeel.clipping.thresholds._percentile import Percentile
+from evenkeel.clipping.thresholds._records import Blank, Records
 from evenkeel.clipping.thresholds._schedules import Cosine, Linear
 from evenkeel.clipping.thresholds._threshold import EPSILON, Limits, Seen, Threshold
 from evenkeel.clipping.thresholds._weight_relative import WeightRelative
@@ -13,6 +14,7 @@ from evenkeel.clipping.thresholds._zscore import ZScore
 
 __all__ = [
     "EPSILON",
+    "Blank",
     "Budget",
     "CappedEma",
     "Cosine",
@@ -22,6 +24,7 @@ __all__ = [
     "Limits",
     "Linear",
     "Percentile",
+    "Records",
     "Seen",
     "Threshold",
     "WeightRelative",
