@@ -20,7 +20,7 @@ def scale(grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, 
         silenced: booleans of shape ``[C]``: whose gradients become exact zeros, whatever they hold; None for no one's.
     """
     if coefficients.device.type == "cpu" and not torch.compiler.is_compiling():
-        _scale_on_cpu(grads, owners, coefficients.tolist(), None if silenced is None else silenced.tolist())
+        _scale_on_cpu(grads, owners, coefficients, None if silenced is None else silenced.tolist())
         return
     factors = coefficients.unbind()
     torch._foreach_mul_(list(grads), [factors[owner] for owner in owners])
@@ -31,16 +31,16 @@ def scale(grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, 
 
 
 def _scale_on_cpu(
-    grads: Sequence[Tensor], owners: Sequence[int], coefficients: list[float], silenced: list[bool] | None
+    grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, silenced: list[bool] | None
 ) -> None:
     """Leave alone what is not clipped: looking at the coefficients costs nothing here."""
     off = [grad for grad, owner in zip(grads, owners, strict=True) if silenced is not None and silenced[owner]]
     if off:
         torch._foreach_zero_(off)
-    clipped = [
-        (grad, coefficients[owner])
-        for grad, owner in zip(grads, owners, strict=True)
-        if coefficients[owner] != 1.0 and not (silenced is not None and silenced[owner])
+    free = [
+        value == 1.0 or (silenced is not None and silenced[owner]) for owner, value in enumerate(coefficients.tolist())
     ]
-    if clipped:
-        torch._foreach_mul_([grad for grad, _ in clipped], [value for _, value in clipped])
+    clipped = [(grad, owner) for grad, owner in zip(grads, owners, strict=True) if not free[owner]]
+    if clipped:  # by tensors: torch rounds Python's numbers to the gradients' dtype first
+        factors = coefficients.unbind()
+        torch._foreach_mul_([grad for grad, _ in clipped], [factors[owner] for _, owner in clipped])
