@@ -34,7 +34,7 @@ class Fused(nn.Module):
 
     def __init__(self, width: int = 4, rows: int = 2) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator("cpu").manual_seed(7)
         self.qkv = nn.Parameter(torch.randn(3 * rows, width, generator=generator))
         self.qkv_bias = nn.Parameter(torch.randn(3 * rows, generator=generator))
         self.beside = nn.Parameter(torch.randn(width, 3 * rows, generator=generator))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.clipping._bag import INF, NAN, Bag, Fused, bits, drawn, fused, slow_norm
+from tests.clipping._bag import INF, NAN, ROLES, Bag, Fused, bits, drawn, fused, slow_norm
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -250,6 +250,18 @@ def test_it_compiles_as_one_graph(threshold: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(clipped, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(grads), clipped(grads), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("threshold", ["number", "mapping", "weights", "rows", "budget"])
+@pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
+def test_it_needs_no_value_at_all(threshold: str, nonfinite: Any) -> None:
+    """Meta tensors have a device and no values: whatever looks at one fails."""
+    with torch.device("meta"):
+        model = Fused()
+    parts = components(model, roles=ROLES)  # type: ignore[arg-type]
+    grads = {name: torch.empty_like(parameter) for name, parameter in model.named_parameters()}
+    clipped, result = clip_grads(grads, parts, THRESHOLDS[threshold](), nonfinite=nonfinite)
+    assert all(tensor.is_meta for tensor in (*clipped.values(), result.norms, result.coefficients))
 
 
 # --- names

@@ -346,6 +346,20 @@ def test_empty_parameters_have_no_rows(shape: tuple[int, ...]) -> None:
     assert result.norms.tolist() == pytest.approx([float(shape == ()), 2.0])
 
 
+# --- nothing waits for the device
+
+
+@pytest.mark.parametrize("by", ["tensor", "global"])
+@pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
+def test_clipping_rows_needs_no_value_at_all(by: Any, nonfinite: Any) -> None:
+    """Meta tensors have a device and no values: whatever looks at one fails."""
+    model = Bag(torch.ones(3, 4, device="meta"), None, torch.ones(4, device="meta"), torch.ones((), device="meta"))
+    model.p1 = nn.Parameter(torch.ones(2, 3, device="meta"))
+    result = clip_grad_norm_(components(model, by), WeightRelative(0.1, per="row"), nonfinite=nonfinite)
+    for tensor in (result.norms, result.thresholds, result.coefficients, result.total_norm):
+        assert tensor.is_meta
+
+
 # --- sharded
 
 

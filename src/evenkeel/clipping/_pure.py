@@ -9,8 +9,7 @@ from torch import Tensor
 
 __all__ = ["joint_norm", "pure_norm"]
 
-_ROW = 1024  # as many float32 squares as the CPU adds without losing digits
-_LONG = 64 * _ROW
+_ROW, _ROW_OF_POWERS = 1024, 128  # as many float32 squares, or other powers, as the CPU adds without losing digits
 
 
 def pure_norm(tensor: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
@@ -33,7 +32,7 @@ def pure_norm(tensor: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
     if norm_type == float("inf"):
         return largest
     scale = _scale(largest.detach())
-    norm: Tensor = torch.linalg.vector_norm(_rows(tensor / scale, norm_type), norm_type) * scale
+    norm: Tensor = torch.linalg.vector_norm(_rows(tensor / scale, norm_type), norm_type).to(dtype) * scale
     return norm
 
 
@@ -60,10 +59,11 @@ def _scale(largest: Tensor) -> Tensor:
 
 
 def _rows(tensor: Tensor, norm_type: float) -> Tensor:
-    """Return what has the same norm and is short enough to be summed at once in float32 on a CPU."""
-    if tensor.device.type != "cpu" or tensor.numel() <= _LONG:
+    """Return what has the same norm and can be summed at once on a CPU: few numbers, or numbers in float64."""
+    row = _ROW if norm_type == 2.0 else _ROW_OF_POWERS
+    if tensor.device.type != "cpu" or tensor.numel() <= row:
         return tensor
     flat = tensor.reshape(-1)
-    whole = flat.numel() - flat.numel() % _ROW
-    rows = torch.linalg.vector_norm(flat[:whole].reshape(-1, _ROW), norm_type, dim=1)
-    return _rows(torch.cat([rows, flat[whole:]]), norm_type)
+    whole = flat.numel() - flat.numel() % row
+    rows = torch.linalg.vector_norm(flat[:whole].reshape(-1, row), norm_type, dim=1)
+    return torch.cat([rows, flat[whole:]]).double()

@@ -40,8 +40,8 @@ class ClipResult:
         """
         if self.whole is not None:
             return self.whole
-        total: Tensor = torch.linalg.vector_norm(self.norms, self.norm_type)
-        return total
+        total: Tensor = torch.linalg.vector_norm(self.norms, self.norm_type, dtype=torch.float64)
+        return total.to(self.norms.dtype)
 
     def to_dict(self) -> dict[str, float]:
         """Return the norm of every component by name. The only call here that waits for the device."""

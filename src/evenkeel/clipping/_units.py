@@ -14,7 +14,7 @@ from evenkeel.partition import Component, Piece
 
 __all__ = ["Units", "count_kept", "norms_of", "reduced", "units"]
 
-_LONG = 64 * 1024  # entries; longer rows lose digits in float32 on the CPU
+_LONG, _LONG_OF_POWERS = 16 * 1024, 128  # entries; longer rows lose digits in float32 on the CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,8 @@ def norms_of(view: Tensor, dims: tuple[int, ...], norm_type: float) -> Tensor:
         return view.new_zeros([1 if dim in dims else size for dim, size in enumerate(view.shape)], dtype=dtype)
     on_cpu = view.device.type == "cpu" and not torch.compiler.is_compiling()
     length = view.numel() // max(1, torch.Size(size for dim, size in enumerate(view.shape) if dim not in dims).numel())
-    exact = on_cpu and length > _LONG and norm_type != float("inf")
+    longest = _LONG if norm_type == 2.0 else _LONG_OF_POWERS
+    exact = on_cpu and length > longest and norm_type != float("inf")
     norms: Tensor = torch.linalg.vector_norm(
         view, norm_type, dim=dims, keepdim=True, dtype=torch.float64 if exact else dtype
     )

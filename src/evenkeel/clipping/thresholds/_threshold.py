@@ -42,8 +42,10 @@ class Seen:
     @property
     def total_norm(self) -> Tensor:
         """The norm of all components together, 0-dimensional."""
-        total: Tensor = torch.linalg.vector_norm(self.norms, self.norm_type) if self.whole is None else self.whole
-        return total
+        if self.whole is not None:
+            return self.whole
+        total: Tensor = torch.linalg.vector_norm(self.norms, self.norm_type, dtype=torch.float64)
+        return total.to(self.norms.dtype)
 
     @property
     def usable(self) -> Tensor:
