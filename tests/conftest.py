@@ -1,4 +1,4 @@
-"""What tests share: how Hypothesis searches, and where real data lies."""
+"""What tests share: how Hypothesis searches, where real data lies, and when ranks end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.clipping import _ranks
 
 # The same examples every time and no clock: a red test is red for everybody. "search" looks for new examples.
 settings.register_profile(
@@ -27,6 +28,13 @@ def glue_dir() -> Path:
     if not (path / "rte").is_dir():
         pytest.fail(f"EVENKEEL_GLUE_DIR is {folder!r}, but there is no folder rte in it")
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _ranks_end_with_their_file() -> Iterator[None]:
+    """Other tests wait until no process is left of the test before."""
+    yield
+    _ranks.close()
 
 
 @pytest.fixture

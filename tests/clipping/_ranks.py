@@ -41,9 +41,19 @@ def run(number: int, job: Callable[..., T], *args: Any) -> list[T]:
         raise
 
 
+def close() -> None:
+    """End all ranks; the next job starts new ones."""
+    for pool in list(_OPEN):
+        pool.close()
+    _pool.cache_clear()
+
+
 @functools.cache
 def _pool(number: int) -> _Ranks:
     return _Ranks(number)
+
+
+_OPEN: set[_Ranks] = set()
 
 
 class _Ranks:
@@ -62,6 +72,7 @@ class _Ranks:
             self._processes.append(process)
             self._connections.append(here)
         atexit.register(self.close)
+        _OPEN.add(self)
 
     def run(self, job: Callable[..., T], args: tuple[Any, ...]) -> list[T]:
         for connection in self._connections:
@@ -95,6 +106,7 @@ class _Ranks:
 
     def close(self) -> None:
         atexit.unregister(self.close)
+        _OPEN.discard(self)
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.send_bytes(pickle.dumps(None))

@@ -16,7 +16,7 @@ from evenkeel import ClipResult, clip_grad_norm_, components
 from evenkeel.clipping import _clip
 from evenkeel.clipping.thresholds import Limits, Seen, Threshold
 
-LONG = 16 * 1024  # what is scaled right after its norm was taken
+LONG = 256 * 1024  # what is scaled right after its norm was taken
 
 
 @final

@@ -18,7 +18,7 @@ from evenkeel.clipping.thresholds import EPSILON, Limits
 
 __all__ = ["can_clip_at_once", "clip_at_once"]
 
-_LONG = 16 * 1024  # entries; of shorter gradients many are dealt with in one call
+_LONG = 256 * 1024  # entries, 1 MiB; of shorter gradients many are dealt with in one call
 
 
 def can_clip_at_once(gradients: Gradients, where: Plan) -> bool:

@@ -75,14 +75,14 @@ def tensor_norms(grads: Sequence[Tensor], norm_type: float, dtype: torch.dtype |
         Norms, shape ``[len(grads)]``.
     """
     dtype = dtype or accumulation_dtype(grads)
-    norms: list[Tensor | None] = [
-        _norm(grad, norm_type, dtype) if _is_long(grad, norm_type) else None for grad in grads
-    ]
-    short = [grad for grad, norm in zip(grads, norms, strict=True) if norm is None]
+    long = [index for index, grad in enumerate(grads) if _is_long(grad, norm_type)]
+    rows = [_row_norms(grads[index], norm_type, dtype) for index in long]
+    of_long = dict(zip(long, torch._foreach_norm(rows, norm_type, dtype=torch.float64) if rows else (), strict=True))
+    short = [grad for index, grad in enumerate(grads) if index not in of_long]
     if norm_type == float("inf"):  # the largest of nothing is no number to torch; a norm of nothing is 0
         short = [grad if grad.numel() else grad.new_zeros(1) for grad in short]
     rest = iter(torch._foreach_norm(short, norm_type, dtype=dtype) if short else ())
-    each = torch.stack([(next(rest) if norm is None else norm).to(dtype) for norm in norms])
+    each = torch.stack([(of_long[index] if index in of_long else next(rest)).to(dtype) for index in range(len(grads))])
     if each.device.type == "cpu" and not torch.compiler.is_compiling():
         _mend_extremes(each, grads, norm_type)
     return each
@@ -93,24 +93,27 @@ def _is_long(grad: Tensor, norm_type: float) -> bool:
     return grad.numel() > longest and grad.device.type == "cpu" and norm_type != float("inf")
 
 
-def _norm(grad: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
-    """Take the norm of rows, and the norm of those."""
-    grad = grad.permute(sorted(range(grad.dim()), key=grad.stride().__getitem__, reverse=True))
+def _row_norms(grad: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
+    """Cut a tensor into rows, along the dimension in which entries lie closest together; return their norms."""
+    row = _ROW if norm_type == 2.0 else _ROW_OF_POWERS
+    if not grad.is_contiguous():
+        grad = grad.permute(sorted(range(grad.dim()), key=grad.stride().__getitem__, reverse=True))
     if grad.is_contiguous():  # in whatever order of its dimensions
+        if grad.numel() % row == 0:
+            whole: Tensor = torch.linalg.vector_norm(grad.view(-1, row), norm_type, dim=1, dtype=dtype)
+            return whole
         grad = grad.view(-1)
     dim = _innermost(grad)  # of a view, such as the query's columns of a fused projection
-    row = _ROW if norm_type == 2.0 else _ROW_OF_POWERS
     rest = grad.shape[dim] % row
-    whole = grad.shape[dim] - rest
+    length = grad.shape[dim] - rest
     parts: list[Tensor] = []
-    if whole:
-        rows = grad.narrow(dim, 0, whole).unflatten(dim, (-1, row))  # type: ignore[no-untyped-call]
+    if length:
+        rows = grad.narrow(dim, 0, length).unflatten(dim, (-1, row))  # type: ignore[no-untyped-call]
         parts.append(torch.linalg.vector_norm(rows, norm_type, dim=dim + 1, dtype=dtype).flatten())
     if rest:
-        parts.append(torch.linalg.vector_norm(grad.narrow(dim, whole, rest), norm_type, dim=dim, dtype=dtype).flatten())
-    norms = parts[0] if len(parts) == 1 else torch.cat(parts)
-    norm: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=torch.float64)
-    return norm
+        tail = grad.narrow(dim, length, rest)
+        parts.append(torch.linalg.vector_norm(tail, norm_type, dim=dim, dtype=dtype).flatten())
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _innermost(grad: Tensor) -> int:
