@@ -90,7 +90,7 @@ def test_coefficients_are_rounded_alike(norm: float, max_norm: float) -> None:
     assert once == twice
 
 
-@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 1e36])
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 1e35])
 @pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
 def test_a_long_gradient_within_its_threshold_keeps_every_bit(value: float, nonfinite: Any) -> None:
     grad = torch.full((LONG,), value)

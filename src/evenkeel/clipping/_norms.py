@@ -77,15 +77,25 @@ def tensor_norms(grads: Sequence[Tensor], norm_type: float, dtype: torch.dtype |
     dtype = dtype or accumulation_dtype(grads)
     long = [index for index, grad in enumerate(grads) if _is_long(grad, norm_type)]
     rows = [_row_norms(grads[index], norm_type, dtype) for index in long]
-    of_long = dict(zip(long, torch._foreach_norm(rows, norm_type, dtype=torch.float64) if rows else (), strict=True))
-    short = [grad for index, grad in enumerate(grads) if index not in of_long]
+    apart = set(long)
+    short = [grad for index, grad in enumerate(grads) if index not in apart]
     if norm_type == float("inf"):  # the largest of nothing is no number to torch; a norm of nothing is 0
         short = [grad if grad.numel() else grad.new_zeros(1) for grad in short]
-    rest = iter(torch._foreach_norm(short, norm_type, dtype=dtype) if short else ())
-    each = torch.stack([(of_long[index] if index in of_long else next(rest)).to(dtype) for index in range(len(grads))])
+    norms = [torch.stack(torch._foreach_norm(short, norm_type, dtype=dtype))] if short else []
+    if rows:
+        norms.append(torch.stack(torch._foreach_norm(rows, norm_type, dtype=torch.float64)).to(dtype))
+    each = norms[0] if len(norms) == 1 else _merged(*norms, places=long)
     if each.device.type == "cpu" and not torch.compiler.is_compiling():
         _mend_extremes(each, grads, norm_type)
     return each
+
+
+def _merged(short: Tensor, long: Tensor, *, places: Sequence[int]) -> Tensor:
+    """Put ``long`` at ``places`` of the result and ``short`` at all others, in order."""
+    inserted = set(places)
+    rest = [index for index in range(len(short) + len(long)) if index not in inserted]
+    order = torch.tensor([*rest, *places]).to(short.device, non_blocking=True)
+    return torch.cat([short, long]).index_copy(0, order, torch.cat([short, long]))
 
 
 def _is_long(grad: Tensor, norm_type: float) -> bool:
