@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "component_norms", "tensor_norms"]
+__all__ = ["accumulation_dtype", "component_norms", "longest_exact", "row_length", "tensor_norms"]
 
 # On the CPU torch adds all squares into a few float32 lanes, whose rounding errors grow with the number of entries, and
 # fastest where entries are alike: 1.7e-3 for BERT-large's word embeddings. In rows of this length, whose norms are put
@@ -28,6 +28,30 @@ def accumulation_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
         The dtype.
     """
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def row_length(norm_type: float) -> int:
+    """Return how many entries the CPU sums in float32 without losing digits.
+
+    Args:
+        norm_type: order of the norm.
+
+    Returns:
+        The length of the rows that a long tensor is cut into.
+    """
+    return _ROW if norm_type == 2.0 else _ROW_OF_POWERS
+
+
+def longest_exact(norm_type: float) -> int:
+    """Return how many entries the CPU may sum in float32 if a digit may be lost: 1e-5 is kept.
+
+    Args:
+        norm_type: order of the norm.
+
+    Returns:
+        The length of the longest tensor that needs no rows.
+    """
+    return _LONG if norm_type == 2.0 else _ROW_OF_POWERS
 
 
 def component_norms(
@@ -95,17 +119,17 @@ def _merged(short: Tensor, long: Tensor, *, places: Sequence[int]) -> Tensor:
     inserted = set(places)
     rest = [index for index in range(len(short) + len(long)) if index not in inserted]
     order = torch.tensor([*rest, *places]).to(short.device, non_blocking=True)
-    return torch.cat([short, long]).index_copy(0, order, torch.cat([short, long]))
+    both = torch.cat([short, long])
+    return both.index_copy(0, order, both)
 
 
 def _is_long(grad: Tensor, norm_type: float) -> bool:
-    longest = _LONG if norm_type == 2.0 else _ROW_OF_POWERS
-    return grad.numel() > longest and grad.device.type == "cpu" and norm_type != float("inf")
+    return grad.numel() > longest_exact(norm_type) and grad.device.type == "cpu" and norm_type != float("inf")
 
 
 def _row_norms(grad: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
     """Cut a tensor into rows, along the dimension in which entries lie closest together; return their norms."""
-    row = _ROW if norm_type == 2.0 else _ROW_OF_POWERS
+    row = row_length(norm_type)
     if not grad.is_contiguous():
         grad = grad.permute(sorted(range(grad.dim()), key=grad.stride().__getitem__, reverse=True))
     if grad.is_contiguous():  # in whatever order of its dimensions

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["joint_norm", "pure_norm"]
+from evenkeel.clipping._norms import row_length
 
-_ROW, _ROW_OF_POWERS = 1024, 128  # as many float32 squares, or other powers, as the CPU adds without losing digits
+__all__ = ["joint_norm", "pure_norm"]
 
 
 def pure_norm(tensor: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
@@ -60,7 +60,7 @@ def _scale(largest: Tensor) -> Tensor:
 
 def _rows(tensor: Tensor, norm_type: float) -> Tensor:
     """Return what has the same norm and can be summed at once on a CPU: few numbers, or numbers in float64."""
-    row = _ROW if norm_type == 2.0 else _ROW_OF_POWERS
+    row = row_length(norm_type)
     if tensor.device.type != "cpu" or tensor.numel() <= row:
         return tensor
     flat = tensor.reshape(-1)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evenkeel.clipping._norms import accumulation_dtype, longest_exact
 from evenkeel.clipping.thresholds import EPSILON, WeightRelative
 from evenkeel.errors import GradientError
 from evenkeel.partition import Component, Piece
 
 __all__ = ["Units", "count_kept", "norms_of", "reduced", "units"]
-
-_LONG, _LONG_OF_POWERS = 16 * 1024, 128  # entries; longer rows lose digits in float32 on the CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +127,14 @@ def norms_of(view: Tensor, dims: tuple[int, ...], norm_type: float) -> Tensor:
         The norms, float32 (float64 for float64 entries); the dimensions are kept with length 1.
     """
     view = view.abs() if view.is_complex() else view
-    dtype = torch.float64 if view.dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype([view])
     if not dims:
         return view.abs().to(dtype)
     if not view.numel():
         return view.new_zeros([1 if dim in dims else size for dim, size in enumerate(view.shape)], dtype=dtype)
     on_cpu = view.device.type == "cpu" and not torch.compiler.is_compiling()
     length = view.numel() // max(1, torch.Size(size for dim, size in enumerate(view.shape) if dim not in dims).numel())
-    longest = _LONG if norm_type == 2.0 else _LONG_OF_POWERS
-    exact = on_cpu and length > longest and norm_type != float("inf")
+    exact = on_cpu and length > longest_exact(norm_type) and norm_type != float("inf")
     norms: Tensor = torch.linalg.vector_norm(
         view, norm_type, dim=dims, keepdim=True, dtype=torch.float64 if exact else dtype
     )

@@ -11,16 +11,16 @@ from torch import Tensor
 from evenkeel.clipping.thresholds._check import is_count, is_number, require
 from evenkeel.clipping.thresholds._clock import Clock
 from evenkeel.clipping.thresholds._records import Blank, Records
-from evenkeel.clipping.thresholds._threshold import Limits, Seen, Threshold
+from evenkeel.clipping.thresholds._running import Running
+from evenkeel.clipping.thresholds._threshold import Limits, Seen
 from evenkeel.errors import ThresholdError
-from evenkeel.partition import Components
 
 __all__ = ["CappedEma"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class CappedEma(Threshold):
+class CappedEma(Running):
     r"""Clip to a multiple of a running average, but by no more than a given factor in one step.
 
     .. math::
@@ -105,14 +105,6 @@ class CappedEma(Threshold):
             "two shares of the training, the first below the second",
             "(0.4, 0.7) is the published pair",
         )
-
-    def bind(self, parts: Components) -> None:
-        """Learn which components the norms of the next steps belong to.
-
-        Args:
-            parts: the components, ``C`` of them.
-        """
-        self._records.bind(parts)
 
     def limits(self, seen: Seen) -> Limits:
         """Return the thresholds of this step, and take its clipped norms into the averages.

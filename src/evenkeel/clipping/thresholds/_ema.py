@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from evenkeel.clipping.thresholds._check import is_count, is_number, require
 from evenkeel.clipping.thresholds._records import Blank, Records
-from evenkeel.clipping.thresholds._threshold import Limits, Seen, Threshold
-from evenkeel.partition import Components
+from evenkeel.clipping.thresholds._running import Running
+from evenkeel.clipping.thresholds._threshold import Limits, Seen
 
 __all__ = ["Ema"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Ema(Threshold):
+class Ema(Running):
     r"""Allow every component a little more than it had lately.
 
     .. math::
@@ -93,14 +93,6 @@ class Ema(Threshold):
             "for no clipping in the beginning, pass warmup=0",
         )
 
-    def bind(self, parts: Components) -> None:
-        """Learn which components the norms of the next steps belong to.
-
-        Args:
-            parts: the components, ``C`` of them.
-        """
-        self._records.bind(parts)
-
     def limits(self, seen: Seen) -> Limits:
         """Return the thresholds of this step, and take its clipped norms into the averages.
 
@@ -133,18 +125,3 @@ class Ema(Threshold):
         new = torch.where(warm | average.isinf(), least, moved)
         average.copy_(torch.where(usable, new, average))
         count.add_(usable)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return averages and steps of all components, by name."""
-        return self._records.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another ``Ema`` was.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            ThresholdError: if it is no state of an ``Ema``.
-        """
-        self._records.load_state_dict(state)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from evenkeel.clipping.thresholds._check import is_count, is_number, require
 from evenkeel.clipping.thresholds._records import Blank, Records
-from evenkeel.clipping.thresholds._threshold import Limits, Seen, Threshold
-from evenkeel.partition import Components
+from evenkeel.clipping.thresholds._running import Running
+from evenkeel.clipping.thresholds._threshold import Limits, Seen
 
 __all__ = ["Percentile"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Percentile(Threshold):
+class Percentile(Running):
     r"""Allow every component a percentile of its own norms so far, this step's included.
 
     .. math::
@@ -74,14 +74,6 @@ class Percentile(Threshold):
         records = Records("Percentile", ring=ring, seen=Blank(value=0, counts=True))
         object.__setattr__(self, "_records", records)
 
-    def bind(self, parts: Components) -> None:
-        """Learn which components the norms of the next steps belong to.
-
-        Args:
-            parts: the components, ``C`` of them.
-        """
-        self._records.bind(parts)
-
     def limits(self, seen: Seen) -> Limits:
         """Return the percentiles, this step's norms included.
 
@@ -117,18 +109,3 @@ class Percentile(Threshold):
         below, above = (least.gather(1, index.unsqueeze(1)).squeeze(1) for index in (low, high))
         between = torch.lerp(below, above, position - low)
         return torch.where(count > 0, between, torch.inf)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the last norms of all components, by name."""
-        return self._records.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another ``Percentile`` of the same window was.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            ThresholdError: if it is no state of a ``Percentile`` of this window.
-        """
-        self._records.load_state_dict(state)

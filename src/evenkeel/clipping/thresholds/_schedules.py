@@ -16,9 +16,30 @@ from evenkeel.clipping.thresholds._threshold import Limits, Seen, Threshold
 __all__ = ["Cosine", "Linear"]
 
 
+class _Schedule(Threshold):
+    """A threshold that knows nothing but the number of steps, kept by ``_clock``."""
+
+    _clock: Clock
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many steps there were."""
+        return self._clock.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another schedule was.
+
+        Args:
+            state: what :meth:`state_dict` returned.
+
+        Raises:
+            ThresholdError: if it is no state of a schedule.
+        """
+        self._clock.load_state_dict(state)
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Linear(Threshold):
+class Linear(_Schedule):
     r"""Move the threshold of all components evenly, and then leave it.
 
     .. math::
@@ -65,25 +86,10 @@ class Linear(Threshold):
         done = _done(self._clock, seen.norms, self.steps)
         return _everywhere(self.start + (self.end - self.start) * done, seen.norms)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many steps there were."""
-        return self._clock.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another ``Linear`` was.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            ThresholdError: if it is no state of a schedule.
-        """
-        self._clock.load_state_dict(state)
-
 
 @final
 @dataclass(frozen=True, eq=False)
-class Cosine(Threshold):
+class Cosine(_Schedule):
     r"""Move the threshold of all components along half a cosine, slowly at both ends, and then leave it.
 
     .. math::
@@ -130,21 +136,6 @@ class Cosine(Threshold):
         done = _done(self._clock, seen.norms, self.steps)
         left = 0.5 * (1 + torch.cos(math.pi * done))
         return _everywhere(self.end + (self.start - self.end) * left, seen.norms)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many steps there were."""
-        return self._clock.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another ``Cosine`` was.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            ThresholdError: if it is no state of a schedule.
-        """
-        self._clock.load_state_dict(state)
 
 
 def _check(name: str, start: object, end: object, steps: object) -> None:

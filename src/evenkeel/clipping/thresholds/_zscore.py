@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from evenkeel.clipping.thresholds._check import is_count, is_number, require
 from evenkeel.clipping.thresholds._records import Blank, Records
-from evenkeel.clipping.thresholds._threshold import Limits, Seen, Threshold
-from evenkeel.partition import Components
+from evenkeel.clipping.thresholds._running import Running
+from evenkeel.clipping.thresholds._threshold import Limits, Seen
 
 __all__ = ["ZScore"]
 
@@ -20,7 +20,7 @@ _SMALL = 1e-6  # added to the standard deviation, as in the published code
 
 @final
 @dataclass(frozen=True, eq=False)
-class ZScore(Threshold):
+class ZScore(Running):
     r"""Clip what lies too many standard deviations above its mean, the more the farther it lies.
 
     .. math::
@@ -92,14 +92,6 @@ class ZScore(Threshold):
             "a spread cannot be known from fewer norms; 25 is usual",
         )
 
-    def bind(self, parts: Components) -> None:
-        """Learn which components the norms of the next steps belong to.
-
-        Args:
-            parts: the components, ``C`` of them.
-        """
-        self._records.bind(parts)
-
     def limits(self, seen: Seen) -> Limits:
         """Return the thresholds of this step, and take its clipped norms into mean and variance.
 
@@ -133,18 +125,3 @@ class ZScore(Threshold):
         spread = torch.hypot((1 - weight).sqrt() * deviation, share * distance)  # a square might overflow
         mean.copy_(torch.where(usable, mean + weight * distance, mean))
         deviation.copy_(torch.where(usable, spread, deviation))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return means, standard deviations and steps of all components, by name."""
-        return self._records.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another ``ZScore`` was.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            ThresholdError: if it is no state of a ``ZScore``.
-        """
-        self._records.load_state_dict(state)
