@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import evenkeel as ek
-from evenkeel.clipping._segments import Segments, available
+from evenkeel.clipping.gpu import Segments, available
 
 MaxNorm = float | Mapping[str, float]
 LARGE = 1e9  # a threshold above every norm

@@ -11,7 +11,7 @@ from evenkeel.clipping._gradients import Gradients
 from evenkeel.clipping._norms import accumulation_dtype, component_norms
 from evenkeel.clipping._plan import Plan
 from evenkeel.clipping._scale import scale
-from evenkeel.clipping._segments import DTYPES, Segments, available
+from evenkeel.clipping.gpu import DTYPES, Segments, available
 
 __all__ = ["local_norms", "scale_all"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup, get_process_group_ranks
 
-from evenkeel.clipping._segments import Segments
 from evenkeel.clipping._stages import Stages, exchange
+from evenkeel.clipping.gpu import Segments
 from evenkeel.errors import ComponentError
 from evenkeel.partition import Component, Components, Piece, components
 

@@ -19,10 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evenkeel.clipping import _pointers, _segments
-from evenkeel.clipping._boxes import COLUMNS, boxes
-from evenkeel.clipping._pointers import PointerTable
-from evenkeel.clipping._segments import Segments, available
+from evenkeel.clipping.gpu import Segments, _pointers, _segments, available
+from evenkeel.clipping.gpu._boxes import COLUMNS, boxes
+from evenkeel.clipping.gpu._pointers import PointerTable
 from evenkeel.errors import GradientError
 
 CPU = torch.device("cpu")
@@ -452,7 +451,7 @@ def test_without_triton_clipping_works_and_kernels_are_not_available() -> None:
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch, evenkeel\n"
-        "from evenkeel.clipping._segments import available\n"
+        "from evenkeel.clipping.gpu import available\n"
         "model = torch.nn.Linear(2, 1); model(torch.ones(1, 2)).sum().backward()\n"
         "evenkeel.clip_grad_norm_(evenkeel.components(model), max_norm=0.5)\n"
         "print(available(torch.device('cpu')), round(model.bias.grad.item(), 3))"
@@ -475,7 +474,7 @@ def compiled(kernel: str, folder: Path, **constants: Any) -> str:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from evenkeel.clipping import _kernels
+    from evenkeel.clipping.gpu import _kernels
 
     signature = KERNELS[kernel] | dict.fromkeys(constants, "constexpr")
     attributes = {(place,): [["tt.divisibility", 16]] for place in range(len(KERNELS[kernel]))}

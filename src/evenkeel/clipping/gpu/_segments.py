@@ -14,8 +14,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from evenkeel.clipping._boxes import COLUMNS, boxes
-from evenkeel.clipping._pointers import PointerTable, StreamGate, capturing, upload
+from evenkeel.clipping.gpu._boxes import COLUMNS, boxes
+from evenkeel.clipping.gpu._pointers import PointerTable, StreamGate, capturing, upload
 from evenkeel.errors import GradientError
 
 __all__ = ["DTYPES", "Segments", "available"]
@@ -167,7 +167,7 @@ def _run(kernel: str, programs: int, *tables: Tensor, **constants: object) -> No
 
 @functools.cache
 def _kernels() -> dict[str, Any]:
-    return vars(importlib.import_module("evenkeel.clipping._kernels"))
+    return vars(importlib.import_module("evenkeel.clipping.gpu._kernels"))
 
 
 @functools.cache

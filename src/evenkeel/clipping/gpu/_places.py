@@ -2,7 +2,7 @@
 
 A box is a row of int64 in a table, whose columns are
 
-    0 tensor, 1 slot, 2 component, 3 offset, 4 to 6 sizes, 7 to 9 strides    (evenkeel.clipping._boxes.COLUMNS)
+    0 tensor, 1 slot, 2 component, 3 offset, 4 to 6 sizes, 7 to 9 strides    (evenkeel.clipping.gpu._boxes.COLUMNS)
 
 Offset and strides count entries; the offset needs 64 bits, while a box has few enough entries for 32. Where a tensor
 begins stands in a second table, the only one that changes between steps.
