@@ -16,6 +16,8 @@ from evenkeel import ClipResult, clip_grad_norm_, components
 from evenkeel.clipping import _clip
 from evenkeel.clipping.thresholds import Limits, Seen, Threshold
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 LONG = 256 * 1024  # what is scaled right after its norm was taken
 
 

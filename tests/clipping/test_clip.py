@@ -16,6 +16,8 @@ from evenkeel import ClipResult, Components, clip_grad_norm_, components
 from evenkeel.clipping import grad_norms
 from evenkeel.errors import ComponentError, GradientError, ThresholdError
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 EPSILON = 1e-6
 INF, NAN = math.inf, math.nan
 # Rounding once to the gradient's own precision, and the norm and the coefficient in float32.
@@ -408,16 +410,16 @@ def test_no_gradient_at_all_is_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([torch.ones(2)], "tensors that are no parameters, gradients by the look of them"),
-        ([nn.Parameter(torch.ones(2))], "a list that holds a Parameter"),
-        (nn.Linear(2, 1).parameters(), "a generator that holds a Parameter"),
-        (torch.ones(2), r"a tensor of shape \(2,\)"),
-        (0.05, "a float"),
+        (lambda: [torch.ones(2)], "tensors that are no parameters, gradients by the look of them"),
+        (lambda: [nn.Parameter(torch.ones(2))], "a list that holds a Parameter"),
+        (lambda: nn.Linear(2, 1).parameters(), "a generator that holds a Parameter"),
+        (lambda: torch.ones(2), r"a tensor of shape \(2,\)"),
+        (lambda: 0.05, "a float"),
     ],
 )
-def test_tensors_are_no_components(given: Any, said: str) -> None:
+def test_tensors_are_no_components(given: Callable[[], Any], said: str) -> None:
     with pytest.raises(ComponentError, match=rf"clipping was given {said}; .* evenkeel\.components\(model\)"):
-        clip_grad_norm_(given, 1.0)
+        clip_grad_norm_(given(), 1.0)
 
 
 @pytest.mark.parametrize("given", [iter(()), [], {}])

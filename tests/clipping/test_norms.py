@@ -10,6 +10,8 @@ from torch import Tensor
 
 from evenkeel.clipping._norms import component_norms, tensor_norms
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 ORDERS = [0.5, 1.0, 2.0, 3.0, math.inf]
 LONG = 70_001  # more than what is summed at once, and no multiple of a row
 

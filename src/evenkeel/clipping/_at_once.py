@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from evenkeel.clipping import cpu
 from evenkeel.clipping._gradients import Gradients
 from evenkeel.clipping._norms import accumulation_dtype, component_norms, tensor_norms
 from evenkeel.clipping._plan import Plan
@@ -31,9 +32,7 @@ def can_clip_at_once(gradients: Gradients, where: Plan) -> bool:
     Returns:
         Whether nothing but fixed thresholds is lacking.
     """
-    return (
-        where.alone and not torch.compiler.is_compiling() and all(grad.device.type == "cpu" for grad in gradients.read)
-    )
+    return where.alone and not torch.compiler.is_compiling() and all(grad.is_cpu for grad in gradients.read)
 
 
 def clip_at_once(
@@ -51,28 +50,56 @@ def clip_at_once(
         The norms before clipping, shape ``[C]``, and what was allowed.
     """
     dtype = accumulation_dtype(gradients.read)
+    limits = torch.tensor(thresholds, dtype=dtype)
+    norms = torch.zeros(len(thresholds), dtype=dtype)
     number = Counter(gradients.slots)
-    long: dict[int, float] = {}  # component -> norm
-    rest: list[int] = []
-    for index, (read, write, owner) in enumerate(zip(gradients.read, gradients.write, gradients.owners, strict=True)):
-        if read is not write or number[owner] > 1 or read.numel() < _LONG:
-            rest.append(index)
-            continue
-        norm = long[owner] = tensor_norms([read], norm_type, dtype).item()
-        coefficient = _coefficient(norm, thresholds[owner], dtype)
+    alone = [
+        index
+        for index, (read, write, owner) in enumerate(
+            zip(gradients.read, gradients.write, gradients.owners, strict=True)
+        )
+        if read is write and number[owner] == 1
+    ]
+    done = _clip_compiled if norm_type == 2.0 and dtype == torch.float32 and cpu.available() else _clip_long
+    apart = done(gradients, alone, limits, norms, norm_type=norm_type, silence=silence)
+    rest = [index for index in range(len(gradients.read)) if index not in apart]
+    if rest:
+        owners = [gradients.owners[index] for index in rest]
+        norms += component_norms(
+            [gradients.read[index] for index in rest], owners, count=len(thresholds), norm_type=norm_type, dtype=dtype
+        )
+        allowed = Limits(thresholds=limits, norms=norms)
+        silenced = ~norms.isfinite() if silence else None
+        scale([gradients.write[index] for index in rest], owners, allowed.coefficients, silenced)
+    return norms, Limits(thresholds=limits, norms=norms)
+
+
+def _clip_compiled(
+    gradients: Gradients, alone: Sequence[int], limits: Tensor, norms: Tensor, *, norm_type: float, silence: bool
+) -> set[int]:
+    """Clip by one compiled call what it can read; return which gradients these were."""
+    readable = [index for index in alone if cpu.reads(gradients.write[index])]
+    owners = [gradients.owners[index] for index in readable]
+    grads = [gradients.write[index] for index in readable]
+    norms[owners] = cpu.clip_(grads, limits[owners], silence=silence, epsilon=EPSILON)
+    return set(readable)
+
+
+def _clip_long(
+    gradients: Gradients, alone: Sequence[int], limits: Tensor, norms: Tensor, *, norm_type: float, silence: bool
+) -> set[int]:
+    """Clip long gradients one by one; return which ones these were."""
+    long = [index for index in alone if gradients.write[index].numel() >= _LONG]
+    for index in long:
+        grad, owner = gradients.write[index], gradients.owners[index]
+        norm = tensor_norms([grad], norm_type, norms.dtype).item()
+        coefficient = _coefficient(norm, limits[owner].item(), norms.dtype)
         if silence and not math.isfinite(norm):
-            write.zero_()
+            grad.zero_()
         elif coefficient != 1.0:
-            write.mul_(coefficient)
-    owners = [gradients.owners[index] for index in rest]
-    norms = component_norms(
-        [gradients.read[index] for index in rest], owners, count=len(thresholds), norm_type=norm_type, dtype=dtype
-    )
-    norms[list(long)] = torch.tensor(list(long.values()), dtype=dtype)
-    limits = Limits(thresholds=torch.tensor(thresholds, dtype=dtype), norms=norms)
-    silenced = ~norms.isfinite() if silence else None
-    scale([gradients.write[index] for index in rest], owners, limits.coefficients, silenced)
-    return norms, limits
+            grad.mul_(coefficient)
+        norms[owner] = norm
+    return set(long)
 
 
 def _coefficient(norm: float, threshold: float, dtype: torch.dtype) -> float:

@@ -109,7 +109,7 @@ def _is_ordinary(grad: Tensor, piece: Piece) -> bool:
         and grad.layout is torch.strided
         and grad.is_contiguous()
         and grad.shape == piece.shape
-        and not grad.is_complex()
+        and not grad.dtype.is_complex
         and not grad.is_inference()
     )
 

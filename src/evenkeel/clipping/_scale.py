@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from evenkeel.clipping import cpu
+
 __all__ = ["scale"]
 
 
@@ -20,7 +22,7 @@ def scale(grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, 
         silenced: booleans of shape ``[C]``: whose gradients become exact zeros, whatever they hold; None for no one's.
     """
     if coefficients.device.type == "cpu" and not torch.compiler.is_compiling():
-        _scale_on_cpu(grads, owners, coefficients, None if silenced is None else silenced.tolist())
+        _scale_on_cpu(grads, owners, coefficients, silenced)
         return
     factors = coefficients.unbind()
     torch._foreach_mul_(list(grads), [factors[owner] for owner in owners])
@@ -31,16 +33,22 @@ def scale(grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, 
 
 
 def _scale_on_cpu(
-    grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, silenced: list[bool] | None
+    grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, silenced: Tensor | None
 ) -> None:
     """Leave alone what is not clipped: looking at the coefficients costs nothing here."""
-    off = [grad for grad, owner in zip(grads, owners, strict=True) if silenced is not None and silenced[owner]]
-    if off:
-        torch._foreach_zero_(off)
-    free = [
-        value == 1.0 or (silenced is not None and silenced[owner]) for owner, value in enumerate(coefficients.tolist())
-    ]
+    off = [] if silenced is None else silenced.tolist()
+    if silenced is not None and any(off):
+        for grad in (grad for grad, owner in zip(grads, owners, strict=True) if off[owner]):
+            grad.zero_()
+        coefficients = coefficients.masked_fill(silenced, 1.0)
+    free = [value == 1.0 for value in coefficients.tolist()]
     clipped = [(grad, owner) for grad, owner in zip(grads, owners, strict=True) if not free[owner]]
-    if clipped:  # by tensors: torch rounds Python's numbers to the gradients' dtype first
-        factors = coefficients.unbind()
-        torch._foreach_mul_([grad for grad, _ in clipped], [factors[owner] for _, owner in clipped])
+    compiled = coefficients.dtype is torch.float32 and cpu.available()
+    many = [pair for pair in clipped if cpu.reads(pair[0])] if compiled else []
+    if many:
+        cpu.scale_([grad for grad, _ in many], coefficients[[owner for _, owner in many]])
+    if len(many) == len(clipped):
+        return
+    factors = coefficients.unbind()  # tensors: torch rounds Python's numbers to the gradients' dtype first
+    rest = [pair for pair in clipped if not cpu.reads(pair[0])] if many else clipped
+    torch._foreach_mul_([grad for grad, _ in rest], [factors[owner] for _, owner in rest])

@@ -1,0 +1,97 @@
+"""Numba kernels over many float32 tensors: sums of squares, scaling, and both at once. Imported where they are run.
+
+Every kernel takes the tensors ``first`` to ``last`` of its tables, so that several threads can share the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evenkeel.clipping.cpu._memory import compiled, entries, fused
+
+__all__ = ["clip", "scale", "square_sum", "square_sums"]
+
+_BLOCK = 1024  # entries; as many squares float32 adds without losing digits, and blocks are added in float64
+_SMALLEST, _LARGEST = np.float32(1e-30), np.float32(1e37)  # between these no square was lost to float32's range
+
+Table = np.ndarray[Any, Any]
+
+
+@fused
+def _block_sum(address: int, count: int) -> Any:
+    values = entries(address, count)
+    total: Any = np.float32(0)
+    for index in range(count):
+        total += values[index] * values[index]
+    return total
+
+
+@fused
+def _wide_block_sum(address: int, count: int) -> float:
+    values = entries(address, count)
+    total = 0.0
+    for index in range(count):
+        wide = np.float64(values[index])
+        total += wide * wide
+    return total
+
+
+@compiled
+def square_sum(address: int, count: int) -> float:
+    """Return the sum of the squares of ``count`` entries, whatever their size."""
+    total: float = 0.0
+    for start in range(0, count, _BLOCK):
+        here, length = address + 4 * start, min(_BLOCK, count - start)
+        part = _block_sum(here, length)
+        if part > _SMALLEST and part < _LARGEST:
+            total += part
+        else:  # zeros, very small or very large entries, or such as are not finite
+            total += _wide_block_sum(here, length)
+    return total
+
+
+@compiled
+def square_sums(addresses: Table, counts: Table, sums: Table, first: int, last: int) -> None:
+    """Write the sum of every tensor's squares to ``sums``, float64."""
+    for index in range(first, last):
+        sums[index] = square_sum(addresses[index], counts[index])
+
+
+@compiled
+def _multiply(address: int, count: int, factor: np.float32) -> None:
+    values = entries(address, count)
+    for index in range(count):
+        values[index] *= factor
+
+
+@compiled
+def scale(addresses: Table, counts: Table, factors: Table, first: int, last: int) -> None:
+    """Multiply every tensor by its factor, float32; where one is 1, entries are neither read nor written."""
+    for index in range(first, last):
+        if factors[index] != 1:  # of NaN too
+            _multiply(addresses[index], counts[index], factors[index])
+
+
+@compiled
+def clip(
+    addresses: Table,
+    counts: Table,
+    limits: Table,
+    norms: Table,
+    silence: bool,
+    epsilon: np.float32,
+    first: int,
+    last: int,
+) -> None:
+    """Write every tensor's norm to ``norms`` and scale it while it is in the cache; all numbers are float32."""
+    for index in range(first, last):
+        norm = np.float32(np.sqrt(square_sum(addresses[index], counts[index])))
+        norms[index] = norm
+        if silence and not np.isfinite(norm):
+            entries(addresses[index], counts[index])[:] = 0
+        elif np.isnan(norm):
+            _multiply(addresses[index], counts[index], norm)
+        elif limits[index] < norm + epsilon:  # an infinite threshold allows an infinite norm
+            _multiply(addresses[index], counts[index], limits[index] / (norm + epsilon))

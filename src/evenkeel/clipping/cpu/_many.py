@@ -1,0 +1,121 @@
+"""Many tensors in one compiled call: who may be in it, and how threads share it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["available", "clip_", "norms", "reads", "scale_"]
+
+_ALONE = 4 * 1024 * 1024  # entries; fewer are done sooner than another thread is woken
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the extra ``cpu`` is installed.
+
+    Returns:
+        Whether there is Numba.
+    """
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    return True
+
+
+def reads(tensor: Tensor) -> bool:
+    """Say whether the kernels can take a tensor: float32 entries of this process's memory, behind one another.
+
+    Args:
+        tensor: a gradient.
+
+    Returns:
+        Whether it may be given to the functions below.
+    """
+    return (
+        tensor.dtype is torch.float32
+        and tensor.is_cpu
+        and (type(tensor) is Tensor or type(tensor) is torch.nn.Parameter)
+        and tensor.is_contiguous()
+    )
+
+
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the 2-norm of every tensor: float32 squares in blocks, joined in float64.
+
+    Args:
+        tensors: such as :func:`reads` allows.
+
+    Returns:
+        Norms, float64, shape ``[len(tensors)]``, the same whatever the number of threads.
+    """
+    sums = np.empty(len(tensors))
+    _run("square_sums", tensors, sums)
+    return torch.from_numpy(np.sqrt(sums))
+
+
+def scale_(tensors: Sequence[Tensor], factors: Tensor) -> None:
+    """Multiply every tensor by its factor, in place; where it is exactly 1 entries are neither read nor written.
+
+    Args:
+        tensors: such as :func:`reads` allows, none of which share memory.
+        factors: float32, shape ``[len(tensors)]``, on the CPU.
+    """
+    _run("scale", tensors, factors.numpy())
+    torch.autograd.graph.increment_version(tensors)  # as PyTorch's own operations in place do
+
+
+def clip_(tensors: Sequence[Tensor], limits: Tensor, *, silence: bool, epsilon: float) -> Tensor:
+    """Clip every tensor to its own limit, in place, reading it from memory once.
+
+    Args:
+        tensors: such as :func:`reads` allows, none of which share memory.
+        limits: the norms allowed, float32, shape ``[len(tensors)]``; infinity leaves a tensor alone.
+        silence: whether tensors whose norm is not finite become zeros.
+        epsilon: what is added to a norm before a limit is divided by it.
+
+    Returns:
+        The norms before clipping, float32, shape ``[len(tensors)]``.
+    """
+    before = np.empty(len(tensors), dtype=np.float32)
+    _run("clip", tensors, limits.numpy(), before, silence, np.float32(epsilon))
+    torch.autograd.graph.increment_version(tensors)
+    return torch.from_numpy(before)
+
+
+def _run(kernel: str, tensors: Sequence[Tensor], *arguments: Any) -> None:
+    """Run a kernel over all tensors, by as many threads as torch may use where that is worth it."""
+    function = getattr(importlib.import_module("evenkeel.clipping.cpu._kernels"), kernel)
+    addresses = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
+    counts = np.array([tensor.numel() for tensor in tensors], dtype=np.int64)
+    ends = counts.cumsum()
+    entries = int(ends[-1]) if len(ends) else 0
+    threads = 1 if entries < _ALONE else min(torch.get_num_threads(), len(tensors))
+    # Whole tensors, about as many entries for each thread: so that results do not depend on the number of threads.
+    cuts = [0, *np.searchsorted(ends, [entries * part // threads for part in range(1, threads)]).tolist(), len(tensors)]
+    if threads == 1:
+        function(addresses, counts, *arguments, 0, len(tensors))
+        return
+    spans = list(itertools.pairwise(cuts))
+    others = [
+        _threads(os.getpid(), threads - 1).submit(function, addresses, counts, *arguments, *span) for span in spans[1:]
+    ]
+    function(addresses, counts, *arguments, *spans[0])
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """Return threads that wait for work; a forked process, which inherits none, gets its own."""
+    return ThreadPoolExecutor(count, thread_name_prefix="evenkeel-clip")

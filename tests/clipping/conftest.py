@@ -1,0 +1,16 @@
+"""The two ways of the CPU: by compiled kernels, and by torch alone, as where the extra ``cpu`` is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from evenkeel.clipping import cpu
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"], scope="module")
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "available", lambda: request.param)
+        yield
