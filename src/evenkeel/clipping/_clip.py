@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from evenkeel.clipping._at_once import can_clip_at_once, clip_at_once
-from evenkeel.clipping._gradients import collect
+from evenkeel.clipping._gradients import Gradients, collect
 from evenkeel.clipping._local import scale_all
 from evenkeel.clipping._look import look
 from evenkeel.clipping._max_norm import MaxNorm, as_threshold
@@ -17,11 +18,11 @@ from evenkeel.clipping._nonfinite import Nonfinite, check_nonfinite, refuse_nonf
 from evenkeel.clipping._plan import Plan, as_components, plan
 from evenkeel.clipping._result import ClipResult
 from evenkeel.clipping._rows import clip_rows
-from evenkeel.clipping.thresholds import Fixed, Limits, WeightRelative
-from evenkeel.errors import GradientError
+from evenkeel.clipping.thresholds import Fixed, Limits, Threshold, WeightRelative
+from evenkeel.errors import GradientError, ThresholdError
 from evenkeel.partition import Component, Components
 
-__all__ = ["Nonfinite", "clip_grad_norm_", "grad_norms"]
+__all__ = ["Nonfinite", "clip_coefficients", "clip_grad_norm_", "grad_norms"]
 
 
 @torch.no_grad()
@@ -93,13 +94,86 @@ def clip_grad_norm_(
     if isinstance(threshold, Fixed) and nonfinite != "error" and can_clip_at_once(gradients, where):
         norms, limits = clip_at_once(gradients, threshold.values, norm_type=norm_type, silence=silence)
         return _result(where, norms, limits, silence=silence, norm_type=norm_type)
+    result, silenced = _seen(gradients, where, threshold, norm_type=norm_type, nonfinite=nonfinite)
+    scale_all(gradients, where, result.coefficients, silenced)
+    return result
+
+
+@torch.no_grad()
+def clip_coefficients(
+    parts: Components | nn.Module | Iterable[Component],
+    max_norm: MaxNorm,
+    norm_type: float = 2.0,
+    nonfinite: Nonfinite = "propagate",
+    *,
+    group: ProcessGroup | None = None,
+    gain: Tensor | None = None,
+) -> ClipResult:
+    """Return what :func:`clip_grad_norm_` would multiply the gradients by, and change no gradient.
+
+    For whoever scales gradients elsewhere: an optimizer that reads them anyway. A threshold object takes the step into
+    account as it would there.
+
+    Args:
+        parts: the components, ``C`` of them, or the model.
+        max_norm: see :func:`clip_grad_norm_`; no threshold by row, which is no number for each component.
+        norm_type: order of the norm; positive, may be ``inf``.
+        nonfinite: see :func:`clip_grad_norm_`; with ``"zero"`` the coefficient of a component whose norm is not finite
+            is 0, and 0 times NaN is NaN: select.
+        group: see :func:`clip_grad_norm_`.
+        gain: what the gradients are to be multiplied by before they count, 0-dimensional, on their device: one over the
+            loss scale. The norms are those of the product; the coefficients do not contain it.
+
+    Returns:
+        Norms, thresholds and coefficients, on the gradients' device.
+
+    Raises:
+        ThresholdError: if ``max_norm`` is no threshold for these components, or one by row.
+        GradientError: as :func:`clip_grad_norm_`.
+        ComponentError: if ``parts`` are no components.
+
+    Example:
+        >>> from evenkeel.partition import components
+        >>> model = nn.Linear(1, 1)
+        >>> model(torch.tensor([[4.0]])).sum().backward()          # gradients: weight 4, bias 1
+        >>> clip_coefficients(components(model), max_norm=1.0).coefficients
+        tensor([0.2500, 1.0000])
+    """
+    parts = as_components(parts)
+    check_norm_type(norm_type)
+    check_nonfinite(nonfinite)
+    _refuse_inference_mode()
+    where = plan(parts, group)
+    threshold = as_threshold(max_norm, parts)
+    if isinstance(threshold, WeightRelative) and threshold.per == "row":
+        raise ThresholdError(
+            "WeightRelative(per='row') gives every row a coefficient of its own, and there is one for each component "
+            "here; use clip_grad_norm_, or WeightRelative(per='component')"
+        )
+    gradients = collect(where, norm_type)
+    return _seen(gradients, where, threshold, norm_type=norm_type, nonfinite=nonfinite, gain=gain)[0]
+
+
+def _seen(
+    gradients: Gradients,
+    where: Plan,
+    threshold: Threshold,
+    *,
+    norm_type: float,
+    nonfinite: Nonfinite,
+    gain: Tensor | None = None,
+) -> tuple[ClipResult, Tensor | None]:
+    """Take all norms first; return what follows from them, and which components are silenced."""
+    silence = nonfinite == "zero"
     seen = look(gradients, where, norm_type, with_weights=threshold.needs_weights)
+    if gain is not None:
+        whole = None if seen.whole is None else seen.whole * gain
+        seen = replace(seen, norms=seen.norms * gain, whole=whole)
     if nonfinite == "error":
         refuse_nonfinite(seen.norms, where.names)
     limits = threshold.limits(without_nonfinite(seen) if silence else seen)
     result = _result(where, seen.norms, limits, silence=silence, norm_type=norm_type, whole=seen.whole)
-    scale_all(gradients, where, result.coefficients, ~seen.norms.isfinite() if silence else None)
-    return result
+    return result, ~seen.norms.isfinite() if silence else None
 
 
 @torch.no_grad()

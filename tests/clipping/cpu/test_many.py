@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from evenkeel import clip_grad_norm_
 from evenkeel.clipping import cpu
-from evenkeel.clipping.cpu import _many
+from evenkeel.clipping.cpu import _threads
 
 SIZES = st.sampled_from([0, 1, 15, 1023, 1024, 1025, 5000])
 SCALES = st.sampled_from([1e-38, 1e-25, 1e-3, 1.0, 1e15, 1e25])
@@ -106,7 +106,7 @@ def test_threads_share_the_tensors_and_change_no_bit(monkeypatch: pytest.MonkeyP
     sizes = [70_000, 3, 0, 5000, 120_000, 9, 40_000]
     found = []
     for alone in (10**9, 1):
-        monkeypatch.setattr(_many, "_ALONE", alone)
+        monkeypatch.setattr(_threads, "_ALONE", alone)
         tensors = [drawn(size, seed=seed) for seed, size in enumerate(sizes)]
         norms = cpu.clip_(tensors, torch.full((len(sizes),), 0.1), silence=False, epsilon=EPSILON)
         found.append([bits(tensor) for tensor in (norms, cpu.norms(tensors), *tensors)])
@@ -115,7 +115,7 @@ def test_threads_share_the_tensors_and_change_no_bit(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("threads")
 def test_a_forked_process_does_not_wait_for_threads_that_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_many, "_ALONE", 1)
+    monkeypatch.setattr(_threads, "_ALONE", 1)
     tensors = [torch.tensor([3.0, 4.0])] * 4
     assert cpu.norms(tensors).tolist() == [5.0] * 4  # threads are there
     child = os.fork()

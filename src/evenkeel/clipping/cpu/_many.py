@@ -1,22 +1,19 @@
-"""Many tensors in one compiled call: who may be in it, and how threads share it."""
+"""Many tensors in one compiled call, and who may be in it."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import itertools
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["available", "clip_", "norms", "reads", "scale_"]
+from evenkeel.clipping.cpu._threads import share
 
-_ALONE = 4 * 1024 * 1024  # entries; fewer are done sooner than another thread is woken
+__all__ = ["addresses", "available", "clip_", "norms", "reads", "scale_"]
 
 
 @functools.cache
@@ -48,6 +45,18 @@ def reads(tensor: Tensor) -> bool:
         and (type(tensor) is Tensor or type(tensor) is torch.nn.Parameter)
         and tensor.is_contiguous()
     )
+
+
+def addresses(tensors: Sequence[Tensor]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return where tensors begin.
+
+    Args:
+        tensors: ``T`` tensors, which must live as long as the addresses are used.
+
+    Returns:
+        Addresses, shape ``[T]``.
+    """
+    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -94,28 +103,6 @@ def clip_(tensors: Sequence[Tensor], limits: Tensor, *, silence: bool, epsilon: 
 
 
 def _run(kernel: str, tensors: Sequence[Tensor], *arguments: Any) -> None:
-    """Run a kernel over all tensors, by as many threads as torch may use where that is worth it."""
     function = getattr(importlib.import_module("evenkeel.clipping.cpu._kernels"), kernel)
-    addresses = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
     counts = np.array([tensor.numel() for tensor in tensors], dtype=np.int64)
-    ends = counts.cumsum()
-    entries = int(ends[-1]) if len(ends) else 0
-    threads = 1 if entries < _ALONE else min(torch.get_num_threads(), len(tensors))
-    # Whole tensors, about as many entries for each thread: so that results do not depend on the number of threads.
-    cuts = [0, *np.searchsorted(ends, [entries * part // threads for part in range(1, threads)]).tolist(), len(tensors)]
-    if threads == 1:
-        function(addresses, counts, *arguments, 0, len(tensors))
-        return
-    spans = list(itertools.pairwise(cuts))
-    others = [
-        _threads(os.getpid(), threads - 1).submit(function, addresses, counts, *arguments, *span) for span in spans[1:]
-    ]
-    function(addresses, counts, *arguments, *spans[0])
-    for other in others:
-        other.result()
-
-
-@functools.cache
-def _threads(process: int, count: int) -> ThreadPoolExecutor:
-    """Return threads that wait for work; a forked process, which inherits none, gets its own."""
-    return ThreadPoolExecutor(count, thread_name_prefix="evenkeel-clip")
+    share(function, counts, addresses(tensors), counts, *arguments)
