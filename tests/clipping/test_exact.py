@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tests import _models
 from tests.clipping._bag import EPSILON, INF, Bag, bits, drawn, fused, slow_norm
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evenkeel import clip_grad_norm_, components
 from evenkeel.clipping.thresholds import Budget, Cosine, Ema, Fixed, Grouped, Limits, Percentile, WeightRelative, ZScore
@@ -274,3 +276,72 @@ def test_a_whole_training_step_compiles_around_it() -> None:
             call()
             optimizer.step()
     torch.testing.assert_close(list(model.parameters()), list(twin.parameters()), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(("side", "norm_type"), [(70, 2.0), (12, 1.0), (64, 2.0)])
+def test_shapes_that_are_cut_into_rows_compile_as_one_graph(side: int, norm_type: float) -> None:
+    model = Bag(drawn(side, side))
+    parts = components(model)
+    norm = slow_norm(drawn(side, side), norm_type)
+    call = torch.compile(lambda: clip_grad_norm_(parts, 1.0, norm_type).norms, fullgraph=True, backend="aot_eager")
+    assert call().item() == pytest.approx(norm, rel=1e-6)
+
+
+# --- surroundings
+
+
+@pytest.mark.parametrize("by", ["tensor", "global"])
+@pytest.mark.parametrize("max_norm", ["number", "object"])
+def test_a_default_device_changes_nothing(by: Any, max_norm: str) -> None:
+    model = Bag(drawn(3), drawn(5000))
+    with torch.device("meta"):
+        parts = components(model, by)
+        result = clip_grad_norm_(parts, 1e-3 if max_norm == "number" else Ema(1.05, warmup=0))
+    assert result.norms.device.type == "cpu"
+    if max_norm == "number":
+        total = torch.linalg.vector_norm(torch.cat([grad for grad in model.grads if grad is not None])).item()
+        assert total == pytest.approx(1e-3 * (1 if by == "global" else math.sqrt(2)), rel=1e-3)
+
+
+def test_fake_tensors_are_clipped_in_name() -> None:
+    with FakeTensorMode():
+        model = nn.Linear(3, 3)
+        model(torch.ones(1, 3)).sum().backward()
+        assert clip_grad_norm_(model, 1.0).norms.shape == (2,)
+        assert clip_grad_norm_(components(model, "global"), 1.0, 3.0).norms.shape == (1,)
+
+
+def test_a_number_that_moves_leaves_nothing_behind() -> None:
+    model = Bag(drawn(3))
+    parts = components(model)
+    for step in range(100):
+        clip_grad_norm_(parts, {"*": 1.0 + step})
+    assert all(len(kept) < 20 for kept in parts.memory.values() if isinstance(kept, dict))
+
+
+def test_a_result_is_the_callers_own() -> None:
+    model = Bag(drawn(3))
+    for _ in range(2):
+        result = clip_grad_norm_(model, 1.0, nonfinite="error")
+        assert result.thresholds.item() == 1.0
+        result.thresholds.zero_()
+
+
+@pytest.mark.parametrize(("scale", "norm_type"), [(1e6, 64.0), (1e-6, 64.0), (1e30, 2.0)])
+def test_the_total_norm_neither_overflows_nor_vanishes(scale: float, norm_type: float) -> None:
+    model = Bag(torch.full((3,), scale), torch.full((3,), scale / 10))
+    total = clip_grad_norm_(model, INF, norm_type).total_norm.item()
+    assert total == pytest.approx(slow_norm(torch.tensor([scale] * 3 + [scale / 10] * 3), norm_type), rel=1e-5)
+
+
+@pytest.mark.parametrize(("value", "norm_type"), [(1e10, 32.0), (1e6, 64.0), (1e-6, 64.0), (1e200, 2.0), (1e-200, 2.0)])
+def test_float64_neither_overflows_nor_vanishes(value: float, norm_type: float) -> None:
+    grad = torch.full((4,), value, dtype=torch.float64)
+    model = Bag(grad.clone(), torch.full((4,), 1e-20))
+    result = clip_grad_norm_(model, INF, norm_type)
+    assert result.norms.tolist() == pytest.approx([slow_norm(grad, norm_type), 1e-20 * 4 ** (1 / norm_type)], rel=1e-6)
+
+
+def test_the_order_of_a_norm_may_be_numpys() -> None:
+    assert clip_grad_norm_(Bag(torch.tensor([3.0, 4.0])), 1.0, np.float32(2)).norms.item() == 5.0

@@ -404,3 +404,17 @@ def test_a_running_threshold_learns_outside_of_transforms() -> None:
     (_, result) = clip_grads({"p0": torch.full((2,), 2.0)}, model, threshold)
     assert result.thresholds.item() == pytest.approx(math.sqrt(8.0))
     assert not result.thresholds.requires_grad
+
+
+def test_complex_gradients_within_their_threshold_keep_every_bit() -> None:
+    grad = torch.tensor([complex(INF, 1), complex(1, -0.0), 2 + 1j])
+    kept, _ = clip_grads({"p0": grad}, Bag(grad), INF)
+    assert bits(torch.view_as_real(kept["p0"])) == bits(torch.view_as_real(grad))
+
+
+def test_an_error_comes_before_a_threshold_learns() -> None:
+    threshold = Ema(warmup=0)
+    model = Bag(torch.ones(2), torch.ones(2))
+    with pytest.raises(GradientError, match="not finite"):
+        clip_grads({"p0": torch.ones(2), "p1": torch.tensor([1.0, NAN])}, model, threshold, nonfinite="error")
+    assert threshold.state_dict()["seen"].sum() == 0

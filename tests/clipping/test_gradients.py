@@ -14,7 +14,7 @@ from tests.clipping._bag import EPSILON, INF, NAN, Bag, bits, drawn, fused, slow
 from torch import Tensor, nn
 
 from evenkeel import clip_grad_norm_, components
-from evenkeel.clipping import _local, grad_norms
+from evenkeel.clipping import _local, cpu, grad_norms
 from evenkeel.clipping._gradients import Gradients, collect
 from evenkeel.clipping._plan import plan
 from evenkeel.clipping.thresholds import Budget
@@ -365,3 +365,33 @@ def test_reading_makes_no_copies_of_dense_gradients() -> None:
     assert found.read == found.write == model.grads
     assert all(read is write for read, write in zip(found.read, found.write, strict=True))
     assert math.prod(found.read[1].shape) == 20
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, INF])
+def test_sparse_complex_gradients_are_clipped_as_dense_ones(norm_type: float) -> None:
+    sparse = torch.sparse_coo_tensor([[0, 2, 0]], torch.tensor([3 + 4j, 1j, 1 - 1j]), (4,), check_invariants=True)
+    model, twin = Bag(sparse), Bag(sparse.to_dense())
+    for one in (model, twin):
+        clip_grad_norm_(one, 0.1, norm_type)
+    assert model.grads[0] is not None
+    torch.testing.assert_close(model.grads[0].to_dense(), twin.grads[0], rtol=1e-6, atol=0)
+
+
+def test_sparse_values_that_share_memory_are_clipped() -> None:
+    model = Bag(torch.sparse_coo_tensor([[0, 1, 0]], torch.ones(1, 1).expand(3, 3), (5, 3), check_invariants=True))
+    norm = clip_grad_norm_(model, 0.1).norms.item()
+    assert norm == pytest.approx(math.sqrt(15))
+    assert model.grads[0] is not None
+    assert model.grads[0].to_dense().norm().item() == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_one_gradient_of_two_parameters_is_seen_and_scaled_twice(
+    kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As autograd.grad returns it for a sum; torch's own clipping scales it as often."""
+    monkeypatch.setattr(cpu, "available", lambda: kernels)
+    grad = torch.full((4,), 4.0)
+    model = Bag(grad, grad)
+    assert clip_grad_norm_(model, 1.0).norms.tolist() == [8.0, 8.0]
+    assert grad.norm().item() == pytest.approx(0.125, rel=1e-5)

@@ -392,3 +392,24 @@ def test_a_mesh_of_one_rank_splits_nothing(dim: int) -> None:
     for own, parameter in zip(plain.parameters(), model.parameters(), strict=True):
         assert isinstance(parameter.grad, DTensor)
         torch.testing.assert_close(parameter.grad.full_tensor(), own.grad)
+
+
+@pytest.mark.parametrize(
+    ("weight", "grad", "norm_type", "dtype"),
+    [
+        (0.05, 1e3, 40.0, torch.float32),
+        (1e-3, 1e-5, 12.0, torch.float32),
+        (1.0, 1e-25, 2.0, torch.float32),
+        (1.0, 1e6, 64.0, torch.float64),
+    ],
+)
+def test_no_power_of_a_row_is_lost(weight: float, grad: float, norm_type: float, dtype: torch.dtype) -> None:
+    model = Bag(torch.full((3, 8), grad, dtype=dtype))
+    with torch.no_grad():
+        next(model.parameters()).fill_(weight)
+    result = clip_grad_norm_(model, WeightRelative(1e-4, per="row"), norm_type)
+    rows, whole = 8 ** (1 / norm_type), 24 ** (1 / norm_type)
+    assert result.norms.item() == pytest.approx(grad * whole, rel=1e-5)
+    coefficient = min(1.0, 1e-4 * weight * rows / (grad * rows + 1e-6))
+    assert model.grads[0] is not None
+    assert model.grads[0][0, 0].item() == pytest.approx(grad * coefficient, rel=1e-5)

@@ -254,3 +254,9 @@ def test_a_model_of_seventy_billion_parameters_needs_no_memory() -> None:
     assert not parts.unclaimed
     assert {part.shape for part in parts.select(role="key")} == {(1024, 8192)}
     assert len(components(model, "layer")) == 81
+
+
+def test_components_of_one_name_are_refused() -> None:
+    first, second = components(nn.Linear(2, 2)), components(nn.Linear(2, 2))
+    with pytest.raises(ComponentError, match="two components are called 'weight'.* each model's components"):
+        Components([*first, *second])

@@ -1,7 +1,7 @@
 """Clipping the gradient of every component on its own."""
 
 from evenkeel.clipping import thresholds
-from evenkeel.clipping._clip import clip_coefficients, clip_grad_norm_, grad_norms
+from evenkeel.clipping._clip import check_norm_type, clip_coefficients, clip_grad_norm_, grad_norms
 from evenkeel.clipping._functional import clip_grads
 from evenkeel.clipping._max_norm import MaxNorm, applicable, as_threshold, check_max_norm, resolve
 from evenkeel.clipping._nonfinite import Nonfinite, check_nonfinite
@@ -17,6 +17,7 @@ __all__ = [
     "as_threshold",
     "check_max_norm",
     "check_nonfinite",
+    "check_norm_type",
     "clip_coefficients",
     "clip_grad_norm_",
     "clip_grads",

@@ -15,6 +15,7 @@ from evenkeel.clipping._gradients import Gradients
 from evenkeel.clipping._norms import accumulation_dtype, component_norms, tensor_norms
 from evenkeel.clipping._plan import Plan
 from evenkeel.clipping._scale import scale
+from evenkeel.clipping._values import can_look
 from evenkeel.clipping.thresholds import EPSILON, Limits
 
 __all__ = ["can_clip_at_once", "clip_at_once"]
@@ -32,7 +33,7 @@ def can_clip_at_once(gradients: Gradients, where: Plan) -> bool:
     Returns:
         Whether nothing but fixed thresholds is lacking.
     """
-    return where.alone and not torch.compiler.is_compiling() and all(grad.is_cpu for grad in gradients.read)
+    return where.alone and all(map(can_look, gradients.read))
 
 
 def clip_at_once(
@@ -50,8 +51,8 @@ def clip_at_once(
         The norms before clipping, shape ``[C]``, and what was allowed.
     """
     dtype = accumulation_dtype(gradients.read)
-    limits = torch.tensor(thresholds, dtype=dtype)
-    norms = torch.zeros(len(thresholds), dtype=dtype)
+    limits = torch.tensor(thresholds, dtype=dtype, device="cpu")
+    norms = torch.zeros(len(thresholds), dtype=dtype, device="cpu")
     number = Counter(gradients.slots)
     alone = [
         index
@@ -78,7 +79,7 @@ def _clip_compiled(
     gradients: Gradients, alone: Sequence[int], limits: Tensor, norms: Tensor, *, norm_type: float, silence: bool
 ) -> set[int]:
     """Clip by one compiled call what it can read; return which gradients these were."""
-    readable = [index for index in alone if cpu.reads(gradients.write[index])]
+    readable = [alone[place] for place in cpu.readable([gradients.write[index] for index in alone])]
     owners = [gradients.owners[index] for index in readable]
     grads = [gradients.write[index] for index in readable]
     norms[owners] = cpu.clip_(grads, limits[owners], silence=silence, epsilon=EPSILON)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from evenkeel.clipping.thresholds import Fixed, Limits, Threshold, WeightRelativ
 from evenkeel.errors import GradientError, ThresholdError
 from evenkeel.partition import Component, Components
 
-__all__ = ["Nonfinite", "clip_coefficients", "clip_grad_norm_", "grad_norms"]
+__all__ = ["Nonfinite", "check_norm_type", "clip_coefficients", "clip_grad_norm_", "grad_norms"]
 
 
 @torch.no_grad()
@@ -82,7 +83,7 @@ def clip_grad_norm_(
         0.5
     """
     parts = as_components(parts)
-    check_norm_type(norm_type)
+    norm_type = check_norm_type(norm_type)
     check_nonfinite(nonfinite)
     _refuse_inference_mode()
     where = plan(parts, group)
@@ -140,7 +141,7 @@ def clip_coefficients(
         tensor([0.2500, 1.0000])
     """
     parts = as_components(parts)
-    check_norm_type(norm_type)
+    norm_type = check_norm_type(norm_type)
     check_nonfinite(nonfinite)
     _refuse_inference_mode()
     where = plan(parts, group)
@@ -173,6 +174,7 @@ def _seen(
         refuse_nonfinite(seen.norms, where.names)
     limits = threshold.limits(without_nonfinite(seen) if silence else seen)
     result = _result(where, seen.norms, limits, silence=silence, norm_type=norm_type, whole=seen.whole)
+    result = replace(result, thresholds=result.thresholds.clone())  # a threshold may hand out what it keeps
     return result, ~seen.norms.isfinite() if silence else None
 
 
@@ -196,7 +198,7 @@ def grad_norms(
         ComponentError: if ``parts`` are no components.
     """
     parts = as_components(parts)
-    check_norm_type(norm_type)
+    norm_type = check_norm_type(norm_type)
     where = plan(parts, group)
     return look(collect(where, norm_type), where, norm_type).norms
 
@@ -215,10 +217,11 @@ def _result(
     )
 
 
-def check_norm_type(norm_type: float) -> None:
-    """Refuse what is no order of a norm, by a ``GradientError``."""
-    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float) or not norm_type > 0:  # refuses NaN too
+def check_norm_type(norm_type: float) -> float:
+    """Refuse what is no order of a norm, by a ``GradientError``; return it as Python's own number."""
+    if isinstance(norm_type, bool) or not isinstance(norm_type, Real) or not norm_type > 0:  # refuses NaN too
         raise GradientError(f"norm_type must be a positive number, but got {norm_type!r}; 2.0 is the usual one")
+    return float(norm_type)
 
 
 def _refuse_inference_mode() -> None:

@@ -80,18 +80,18 @@ def clip_grads(
     """
     names = names_of(parts)
     parts = as_components(parts)
-    check_norm_type(norm_type)
+    norm_type = check_norm_type(norm_type)
     check_nonfinite(nonfinite)
     threshold = as_threshold(max_norm, parts)
     found = find_named(grads, parts, names)
     own = {} if weights is None else {one.piece.name: one.whole for one in find_named(weights, parts, names, "weight")}
     if isinstance(threshold, WeightRelative) and threshold.per == "row":
         result, factors = _by_row(found, parts, threshold, own, norm_type)
+        if nonfinite == "error":
+            _refuse_nonfinite(result.norms, result.names)
     else:
-        result = _by_component(found, parts, threshold, own, norm_type, silence=nonfinite == "zero")
+        result = _by_component(found, parts, threshold, own, norm_type, nonfinite)
         factors = [result.coefficients[one.owner] for one in found]
-    if nonfinite == "error":
-        _refuse_nonfinite(result)
     off = None
     if nonfinite == "zero":
         silenced = ~result.norms.isfinite()
@@ -106,8 +106,7 @@ def _by_component(
     threshold: Threshold,
     own: Mapping[str, Tensor],
     norm_type: float,
-    *,
-    silence: bool,
+    nonfinite: Nonfinite,
 ) -> ClipResult:
     norms = _together([one.read for one in found], [one.owner for one in found], len(parts), norm_type)
     weights = None
@@ -115,8 +114,10 @@ def _by_component(
         pieces = [(owner, piece) for owner, part in enumerate(parts) for piece in part.pieces]
         read = [entries for _, piece in pieces for entries in piece.of(_weight(piece, own))]
         weights = _together(read, [owner for owner, _ in pieces], len(parts), norm_type).to(norms)
+    if nonfinite == "error":  # before a threshold learns from the step
+        _refuse_nonfinite(norms, [part.name for part in parts])
     seen = Seen(norms=norms, weights=weights, norm_type=norm_type)
-    limits = _limits(threshold, without_nonfinite(seen) if silence else seen)
+    limits = _limits(threshold, without_nonfinite(seen) if nonfinite == "zero" else seen)
     return _result(parts, norms, limits.thresholds, limits.coefficients, norm_type)
 
 
@@ -168,7 +169,9 @@ def _weight(piece: Piece, own: Mapping[str, Tensor]) -> Tensor:
 def _limits(threshold: Threshold, seen: Seen) -> Limits:
     """Ask the threshold; what it says is a constant, while the norms that it is compared with are not."""
     if isinstance(threshold, Fixed):  # which would remember a tensor that belongs to a transform
-        values = torch.tensor(threshold.values, dtype=seen.norms.dtype).to(seen.norms.device, non_blocking=True)
+        values = torch.tensor(threshold.values, dtype=seen.norms.dtype, device="cpu").to(
+            seen.norms.device, non_blocking=True
+        )
         return Limits(thresholds=values, norms=seen.norms)
     norms = seen.norms.detach()
     weights = None if seen.weights is None else seen.weights.detach()
@@ -185,9 +188,9 @@ def _limits(threshold: Threshold, seen: Seen) -> Limits:
     return replace(limits, norms=seen.norms) if limits.norms is norms else limits
 
 
-def _refuse_nonfinite(result: ClipResult) -> None:
+def _refuse_nonfinite(norms: Tensor, names: Sequence[str]) -> None:
     try:
-        refuse_nonfinite(result.norms, result.names)
+        refuse_nonfinite(norms, names)
     except EvenkeelError:
         raise
     except RuntimeError as error:

@@ -122,7 +122,7 @@ def _plain(
         local = _of_shards(parameter, grad, piece)
         return local, local
     if grad.layout is not torch.strided:
-        return _of_sparse(grad, piece)
+        return _of_sparse(parameter, grad, piece, norm_type)
     if not torch.compiler.is_compiling() and grad.is_inference():  # which cannot be traced
         raise GradientError(
             f"the gradient of '{piece.name}' was made under torch.inference_mode() and cannot be changed outside it; "
@@ -141,7 +141,9 @@ def _is_expanded(grad: Tensor) -> bool:
     return any(step == 0 and size > 1 for step, size in zip(grad.stride(), grad.shape, strict=True))
 
 
-def _of_sparse(grad: Tensor, piece: Piece) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _of_sparse(
+    parameter: Tensor, grad: Tensor, piece: Piece, norm_type: float
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Scale the values as they are stored; the norm is that of their sums, where an entry is stored several times."""
     if piece.spans:
         raise GradientError(
@@ -149,9 +151,18 @@ def _of_sparse(grad: Tensor, piece: Piece) -> tuple[tuple[Tensor, ...], tuple[Te
             "or a partition that keeps the parameter whole"
         )
     if grad.layout is not torch.sparse_coo:
-        return (grad.values(),), (grad.values(),)
+        return _real(grad.values(), grad.values(), norm_type)
+    if _is_expanded(grad._values()):
+        grad = parameter.grad = grad.coalesce()
     # values() refuses what is not coalesced; scaling every stored value scales their sum.
-    return (grad.coalesce().values(),), (grad._values(),)
+    return _real(grad.coalesce().values(), grad._values(), norm_type)
+
+
+def _real(read: Tensor, write: Tensor, norm_type: float) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return complex entries as what the norm can be taken of, and as what can be scaled by real numbers."""
+    if not read.is_complex():
+        return (read,), (write,)
+    return (torch.view_as_real(read) if norm_type == 2.0 else read.abs(),), (torch.view_as_real(write),)
 
 
 def _of_shards(parameter: Tensor, grad: DTensor, piece: Piece) -> tuple[Tensor, ...]:

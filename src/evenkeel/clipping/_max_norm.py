@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from numbers import Real
+from typing import Any, cast
 
 import torch
 
@@ -12,6 +13,8 @@ from evenkeel.errors import ThresholdError
 from evenkeel.partition import Components, matches
 
 __all__ = ["MaxNorm", "applicable", "as_threshold", "check_max_norm", "resolve"]
+
+_REMEMBERED = 8
 
 Numbers = float | Mapping[str, float]
 MaxNorm = Numbers | Threshold
@@ -100,12 +103,18 @@ def as_threshold(max_norm: MaxNorm, parts: Components) -> Threshold:
     if torch.compiler.is_compiling():
         return Fixed(_resolved(max_norm, parts))
     check_max_norm(max_norm)  # first: to a dictionary True is 1.0
-    key = "thresholds", tuple(max_norm.items()) if isinstance(max_norm, Mapping) else max_norm
-    known: Fixed | None = parts.memory.get(key)
-    if known is None:
-        known = Fixed(resolve(max_norm, parts))
-        parts.memory[key] = known
-    return known
+    key = tuple(max_norm.items()) if isinstance(max_norm, Mapping) else max_norm
+    return cast(Fixed, _remembered(parts, "thresholds", key, lambda: Fixed(resolve(max_norm, parts))))
+
+
+def _remembered(parts: Components, what: str, key: Hashable, make: Callable[[], Any]) -> Any:
+    """Return what was made for one of the last keys, or make it: a number that moves leaves nothing behind."""
+    known: dict[Hashable, Any] = parts.memory.setdefault(what, {})
+    if key not in known:
+        if len(known) >= _REMEMBERED:
+            known.pop(next(iter(known)))
+        known[key] = make()
+    return known[key]
 
 
 def _resolve(max_norm: Numbers, parts: Components) -> tuple[float, ...]:
@@ -130,10 +139,8 @@ def applicable(max_norm: MaxNorm, parts: Components) -> MaxNorm:
     """
     if not isinstance(max_norm, Mapping):
         return max_norm
-    key = "applicable", tuple(max_norm.items())
-    if key not in parts.memory:
-        parts.memory[key] = {
-            pattern: number for pattern, number in max_norm.items() if pattern == "*" or parts.select(pattern)
-        }
-    fitting: dict[str, float] = parts.memory[key]
-    return fitting
+
+    def fitting() -> dict[str, float]:
+        return {pattern: number for pattern, number in max_norm.items() if pattern == "*" or parts.select(pattern)}
+
+    return cast("dict[str, float]", _remembered(parts, "applicable", tuple(max_norm.items()), fitting))

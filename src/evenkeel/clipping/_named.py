@@ -177,5 +177,10 @@ def _scaled_whole(tensor: Tensor, factor: Tensor, off: Tensor | None) -> Tensor:
 
 
 def _scaled(entries: Tensor, factor: Tensor, off: Tensor | None) -> Tensor:
-    scaled = (entries * factor.to(entries.device)).to(entries.dtype)  # rows' factors may be of a finer dtype
+    factor = factor.to(entries.device)
+    if entries.is_complex():  # as pairs of numbers: a complex product makes NaN of infinity times 1
+        factor = factor.unsqueeze(-1) if factor.dim() else factor
+        scaled = torch.view_as_complex((torch.view_as_real(entries.resolve_conj()) * factor).to(entries.real.dtype))
+    else:
+        scaled = (entries * factor).to(entries.dtype)  # rows' factors may be of a finer dtype
     return scaled if off is None else scaled.masked_fill(off.to(entries.device), 0.0)

@@ -61,5 +61,5 @@ def without_nonfinite(seen: Seen) -> Seen:
     norms = seen.norms.masked_fill(~seen.norms.isfinite(), 0.0)
     whole = seen.whole  # where another stage's component is not finite, all stages are clipped to what is left here
     if whole is not None:
-        whole = torch.where(whole.isfinite(), whole, torch.linalg.vector_norm(norms, seen.norm_type))
+        whole = torch.where(whole.isfinite(), whole, replace(seen, norms=norms, whole=None).total_norm)
     return replace(seen, norms=norms, whole=whole)

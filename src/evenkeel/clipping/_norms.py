@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from evenkeel.clipping import cpu
+from evenkeel.clipping._values import can_look
 
-__all__ = ["accumulation_dtype", "component_norms", "longest_exact", "row_length", "tensor_norms"]
+__all__ = ["accumulation_dtype", "component_norms", "longest_exact", "row_length", "safe_range", "tensor_norms"]
 
 # On the CPU torch adds all squares into a few float32 lanes, whose rounding errors grow with the number of entries, and
 # fastest where entries are alike: 1.7e-3 for BERT-large's word embeddings. In rows of this length, whose norms are put
@@ -17,7 +18,7 @@ __all__ = ["accumulation_dtype", "component_norms", "longest_exact", "row_length
 _ROW, _ROW_OF_POWERS = 1024, 128
 _LONG = 4 * _ROW  # where all entries are 0.7: 2.5e-6 off; four times as many are 1.3e-5 off
 
-_SMALLEST_POWER, _LARGEST_POWER = -30.0, 37.0  # decimal exponents of float32, with room for a sum
+_POWERS = {torch.float32: (-30.0, 37.0), torch.float64: (-290.0, 300.0)}  # decimal exponents, with room for a sum
 
 
 def accumulation_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -56,6 +57,20 @@ def longest_exact(norm_type: float) -> int:
     return _LONG if norm_type == 2.0 else _ROW_OF_POWERS
 
 
+def safe_range(norm_type: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Return between which norms no power of an entry is lost to a dtype's range.
+
+    Args:
+        norm_type: order of the norm, finite.
+        dtype: what powers are accumulated in.
+
+    Returns:
+        The smallest and the largest such norm.
+    """
+    smallest, largest = (10.0 ** min(max(power / norm_type, -300.0), 300.0) for power in _POWERS[dtype])
+    return smallest, largest
+
+
 def component_norms(
     grads: Sequence[Tensor], owners: Sequence[int], *, count: int, norm_type: float, dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -73,11 +88,11 @@ def component_norms(
     """
     dtype = dtype or accumulation_dtype(grads)
     if not grads:
-        return torch.zeros(count, dtype=dtype)
+        return torch.zeros(count, dtype=dtype, device="cpu")
     each = tensor_norms(grads, norm_type, dtype)
     if list(owners) == list(range(count)):
         return each
-    where = torch.tensor(owners).to(each.device, non_blocking=True)
+    where = torch.tensor(owners, device="cpu").to(each.device, non_blocking=True)
     wide = each.double()  # a component may have thousands of tensors
     zeros = torch.zeros(count, dtype=wide.dtype, device=wide.device)
     largest = zeros.scatter_reduce(0, where, wide, reduce="amax")
@@ -103,7 +118,7 @@ def tensor_norms(grads: Sequence[Tensor], norm_type: float, dtype: torch.dtype |
     dtype = dtype or accumulation_dtype(grads)
     if norm_type != 2.0 or torch.compiler.is_compiling() or not cpu.available():
         return _torch_norms(grads, norm_type, dtype)
-    readable = [index for index, grad in enumerate(grads) if cpu.reads(grad)]
+    readable = cpu.readable(grads)
     if not readable:
         return _torch_norms(grads, norm_type, dtype)
     norms = cpu.norms([grads[index] for index in readable]).to(dtype)
@@ -128,7 +143,7 @@ def _torch_norms(grads: Sequence[Tensor], norm_type: float, dtype: torch.dtype) 
     if rows:
         norms.append(torch.stack(torch._foreach_norm(rows, norm_type, dtype=torch.float64)).to(dtype))
     each = norms[0] if len(norms) == 1 else _merged(*norms, places=long)
-    if each.device.type == "cpu" and not torch.compiler.is_compiling():
+    if can_look(each):
         _mend_extremes(each, grads, norm_type)
     return each
 
@@ -137,13 +152,13 @@ def _merged(others: Tensor, norms: Tensor, *, places: Sequence[int]) -> Tensor:
     """Put ``norms`` at ``places`` of the result and ``others`` at all others, in order."""
     inserted = set(places)
     rest = [index for index in range(len(others) + len(norms)) if index not in inserted]
-    order = torch.tensor([*rest, *places]).to(others.device, non_blocking=True)
+    order = torch.tensor([*rest, *places], device="cpu").to(others.device, non_blocking=True)
     both = torch.cat([others, norms])
     return both.index_copy(0, order, both)
 
 
 def _is_long(grad: Tensor, norm_type: float) -> bool:
-    return grad.numel() > longest_exact(norm_type) and grad.device.type == "cpu" and norm_type != float("inf")
+    return grad.numel() > longest_exact(norm_type) and grad.is_cpu and norm_type != float("inf")
 
 
 def _row_norms(grad: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
@@ -171,14 +186,15 @@ def _row_norms(grad: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
 
 def _innermost(grad: Tensor) -> int:
     """Return the dimension along which entries lie closest together, of those that are longer than 1."""
-    return min((dim for dim in range(grad.dim()) if grad.shape[dim] > 1), key=lambda dim: grad.stride()[dim])
+    # By sorting: torch.compile traces no min() with a key.
+    return sorted((grad.stride(dim), dim) for dim in range(grad.dim()) if grad.shape[dim] > 1)[0][1]
 
 
 def _mend_extremes(norms: Tensor, grads: Sequence[Tensor], norm_type: float) -> None:
     """Take again, in float64, the norms whose powers overflow or vanish in float32. Looking at them is free here."""
-    if norm_type == float("inf") or norms.dtype == torch.float64:
+    if norm_type == float("inf"):
         return
-    smallest, largest = (10.0 ** min(max(x / norm_type, -300.0), 300.0) for x in (_SMALLEST_POWER, _LARGEST_POWER))
+    smallest, largest = safe_range(norm_type, norms.dtype)
     for index, norm in enumerate(norms.tolist()):
         if smallest < norm < largest or not grads[index].numel():
             continue

@@ -48,7 +48,7 @@ class Plan:
         """Return ``places`` as an index tensor, copied to the device the first time only (and so in no CUDA graph)."""
         key = (tuple(places), device)
         if torch.compiler.is_compiling() or key not in self.indices:
-            self.indices[key] = torch.tensor(key[0], dtype=torch.int64).to(device, non_blocking=True)
+            self.indices[key] = torch.tensor(key[0], dtype=torch.int64, device="cpu").to(device, non_blocking=True)
         return self.indices[key]
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
+
+from evenkeel.clipping.thresholds import Seen
 
 __all__ = ["ClipResult"]
 
@@ -38,10 +39,7 @@ class ClipResult:
 
         Across pipeline stages where a process group was passed; else of the components that this process has.
         """
-        if self.whole is not None:
-            return self.whole
-        total: Tensor = torch.linalg.vector_norm(self.norms, self.norm_type, dtype=torch.float64)
-        return total.to(self.norms.dtype)
+        return Seen(norms=self.norms, norm_type=self.norm_type, whole=self.whole).total_norm
 
     def to_dict(self) -> dict[str, float]:
         """Return the norm of every component by name. The only call here that waits for the device."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from evenkeel.clipping import cpu
+from evenkeel.clipping._values import can_look
 
 __all__ = ["scale"]
 
@@ -21,7 +22,7 @@ def scale(grads: Sequence[Tensor], owners: Sequence[int], coefficients: Tensor, 
         coefficients: shape ``[C]``, on the same device; where one is exactly 1 the gradient keeps its bits.
         silenced: booleans of shape ``[C]``: whose gradients become exact zeros, whatever they hold; None for no one's.
     """
-    if coefficients.device.type == "cpu" and not torch.compiler.is_compiling():
+    if can_look(coefficients):
         _scale_on_cpu(grads, owners, coefficients, silenced)
         return
     factors = coefficients.unbind()
@@ -43,12 +44,13 @@ def _scale_on_cpu(
         coefficients = coefficients.masked_fill(silenced, 1.0)
     free = [value == 1.0 for value in coefficients.tolist()]
     clipped = [(grad, owner) for grad, owner in zip(grads, owners, strict=True) if not free[owner]]
-    compiled = coefficients.dtype is torch.float32 and cpu.available()
-    many = [pair for pair in clipped if cpu.reads(pair[0])] if compiled else []
-    if many:
+    if coefficients.dtype is torch.float32 and cpu.available():
+        readable = cpu.readable([grad for grad, _ in clipped])
+        many = [clipped[index] for index in readable]
         cpu.scale_([grad for grad, _ in many], coefficients[[owner for _, owner in many]])
-    if len(many) == len(clipped):
+        apart = set(readable)
+        clipped = [pair for index, pair in enumerate(clipped) if index not in apart]
+    if not clipped:
         return
-    factors = coefficients.unbind()  # tensors: torch rounds Python's numbers to the gradients' dtype first
-    rest = [pair for pair in clipped if not cpu.reads(pair[0])] if many else clipped
+    factors, rest = coefficients.unbind(), clipped  # tensors: torch rounds numbers to the gradients' dtype first
     torch._foreach_mul_([grad for grad, _ in rest], [factors[owner] for _, owner in rest])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evenkeel.clipping._norms import accumulation_dtype, longest_exact
+from evenkeel.clipping._norms import accumulation_dtype, longest_exact, safe_range
 from evenkeel.clipping.thresholds import EPSILON, WeightRelative
 from evenkeel.errors import GradientError
 from evenkeel.partition import Component, Piece
@@ -138,13 +138,17 @@ def norms_of(view: Tensor, dims: tuple[int, ...], norm_type: float) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(
         view, norm_type, dim=dims, keepdim=True, dtype=torch.float64 if exact else dtype
     )
-    if on_cpu and _overflow(norms):  # looking is free here
-        norms = torch.linalg.vector_norm(view.double(), norm_type, dim=dims, keepdim=True)
+    if on_cpu and norm_type != float("inf") and _lost(norms, norm_type):  # looking is free here
+        largest = view.abs().amax(dims, keepdim=True).double()
+        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+        norms = torch.linalg.vector_norm(view / scale, norm_type, dim=dims, keepdim=True) * scale
     return norms.to(dtype)
 
 
-def _overflow(norms: Tensor) -> bool:
+def _lost(norms: Tensor, norm_type: float) -> bool:
+    """Say whether a power may have overflowed or vanished."""
+    smallest, largest = safe_range(norm_type, norms.dtype)
     try:
-        return bool(norms.isinf().any())
+        return not bool(((norms > smallest) & (norms < largest)).all())
     except RuntimeError:  # inside torch.func.vmap nobody can look
         return False

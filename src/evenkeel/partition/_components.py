@@ -37,10 +37,11 @@ class Components(Sequence[Component]):
     """
 
     def __init__(self, parts: Sequence[Component]) -> None:
-        """Hold ``parts``, which must not share entries: they would be clipped twice."""
+        """Hold ``parts``, which must have names of their own and not share entries: they would be clipped twice."""
         self._parts = tuple(parts)
         self.memory: dict[Hashable, Any] = {}
         _refuse_overlap(self._parts)
+        _refuse_namesakes(self._parts)
 
     @overload
     def __getitem__(self, index: int) -> Component: ...
@@ -170,6 +171,17 @@ class Components(Sequence[Component]):
             return replace(piece, parameter=own[piece.name], flat=flat)
 
         return Components([replace(part, pieces=tuple(map(bound, part.pieces))) for part in self._parts])
+
+
+def _refuse_namesakes(parts: Sequence[Component]) -> None:
+    seen: set[str] = set()
+    for part in parts:
+        if part.name in seen:
+            raise ComponentError(
+                f"two components are called '{part.name}', as of two models, and names are what results and states go "
+                "by; clip each model's components on their own"
+            )
+        seen.add(part.name)
 
 
 def _refuse_overlap(parts: Sequence[Component]) -> None:

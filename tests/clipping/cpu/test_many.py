@@ -173,3 +173,43 @@ def test_without_numba_clipping_works() -> None:
     environment = {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "0.5"]
+
+
+def test_a_tensor_of_zeros_that_are_nowhere_is_not_read() -> None:
+    assert not cpu.reads(torch._efficientzerotensor(3))
+
+
+def test_what_is_not_clipped_counts_as_unchanged() -> None:
+    tensors = [torch.ones(2), torch.ones(2)]
+    before = [tensor._version for tensor in tensors]
+    cpu.clip_(tensors, torch.tensor([INF, 0.1]), silence=False, epsilon=EPSILON)
+    assert [tensor._version - was for tensor, was in zip(tensors, before, strict=True)] == [0, 1]
+
+
+def test_a_thread_that_outlives_the_main_one_goes_on_alone() -> None:
+    code = (
+        "import threading, torch, evenkeel as ek\n"
+        "from evenkeel.clipping.cpu import _threads\n"
+        "torch.set_num_threads(2); _threads._ALONE = 1\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(20, 20), torch.nn.Linear(20, 20))\n"
+        "main = threading.main_thread()\n"
+        "def train():\n"
+        "    main.join()\n"
+        "    for p in model.parameters(): p.grad = torch.ones_like(p)\n"
+        "    print(ek.clip_grad_norm_(ek.components(model), 1.0).norms.tolist()[0])\n"
+        "threading.Thread(target=train).start()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["20.0"]
+    assert done.stderr == ""
+
+
+def test_without_compiling_clipping_works() -> None:
+    code = (
+        "import torch, evenkeel\n"
+        "model = torch.nn.Linear(2, 1); model(torch.ones(1, 2)).sum().backward()\n"
+        "evenkeel.clip_grad_norm_(model, max_norm=0.5); print(round(model.bias.grad.item(), 3))"
+    )
+    environment = {"OMP_NUM_THREADS": "1", "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0.5"]

@@ -80,18 +80,25 @@ def clip(
     counts: Table,
     limits: Table,
     norms: Table,
+    changed: Table,
     silence: bool,
     epsilon: np.float32,
     first: int,
     last: int,
 ) -> None:
-    """Write every tensor's norm to ``norms`` and scale it while it is in the cache; all numbers are float32."""
+    """Write every tensor's norm to ``norms`` and scale it while it is in the cache; numbers are float32.
+
+    ``changed`` tells which tensors were written.
+    """
     for index in range(first, last):
         norm = np.float32(np.sqrt(square_sum(addresses[index], counts[index])))
         norms[index] = norm
+        changed[index] = True
         if silence and not np.isfinite(norm):
             entries(addresses[index], counts[index])[:] = 0
         elif np.isnan(norm):
             _multiply(addresses[index], counts[index], norm)
         elif limits[index] < norm + epsilon:  # an infinite threshold allows an infinite norm
             _multiply(addresses[index], counts[index], limits[index] / (norm + epsilon))
+        else:
+            changed[index] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from evenkeel.clipping.cpu._threads import share
 
-__all__ = ["addresses", "available", "clip_", "norms", "reads", "scale_"]
+__all__ = ["addresses", "available", "clip_", "norms", "readable", "reads", "scale_"]
 
 
 @functools.cache
@@ -24,10 +25,10 @@ def available() -> bool:
         Whether there is Numba.
     """
     try:
-        importlib.import_module("numba")
-    except ImportError:
+        numba = importlib.import_module("numba")
+    except Exception:  # whatever is wrong with it, torch's own operations do
         return False
-    return True
+    return not numba.config.DISABLE_JIT  # uncompiled functions follow no addresses
 
 
 def reads(tensor: Tensor) -> bool:
@@ -39,12 +40,28 @@ def reads(tensor: Tensor) -> bool:
     Returns:
         Whether it may be given to the functions below.
     """
+    kind = type(tensor)
     return (
-        tensor.dtype is torch.float32
+        (kind is Tensor or kind is torch.nn.Parameter)
+        and tensor.dtype is torch.float32
         and tensor.is_cpu
-        and (type(tensor) is Tensor or type(tensor) is torch.nn.Parameter)
         and tensor.is_contiguous()
+        and (tensor.data_ptr() != 0 or not tensor.numel())  # a tensor may stand for zeros that are nowhere
     )
+
+
+def readable(tensors: Sequence[Tensor]) -> list[int]:
+    """Return which tensors the kernels can take together: several threads must not work on the same memory.
+
+    Args:
+        tensors: gradients; autograd may hand out one and the same for two parameters.
+
+    Returns:
+        Places in ``tensors``, in order.
+    """
+    found = [(index, tensor.data_ptr()) for index, tensor in enumerate(tensors) if reads(tensor)]
+    number = Counter(address for _, address in found)
+    return [index for index, address in found if number[address] == 1 or not address]
 
 
 def addresses(tensors: Sequence[Tensor]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -96,9 +113,9 @@ def clip_(tensors: Sequence[Tensor], limits: Tensor, *, silence: bool, epsilon: 
     Returns:
         The norms before clipping, float32, shape ``[len(tensors)]``.
     """
-    before = np.empty(len(tensors), dtype=np.float32)
-    _run("clip", tensors, limits.numpy(), before, silence, np.float32(epsilon))
-    torch.autograd.graph.increment_version(tensors)
+    before, changed = np.empty(len(tensors), dtype=np.float32), np.zeros(len(tensors), dtype=np.bool_)
+    _run("clip", tensors, limits.numpy(), before, changed, silence, np.float32(epsilon))
+    torch.autograd.graph.increment_version([tensors[index] for index in changed.nonzero()[0].tolist()])
     return torch.from_numpy(before)
 
 

@@ -35,7 +35,12 @@ def share(kernel: Callable[..., Any], counts: np.ndarray[Any, np.dtype[np.int64]
         return
     borders = np.searchsorted(ends, [entries * part // threads for part in range(1, threads)]).tolist()
     first, *others = itertools.pairwise([0, *borders, len(counts)])
-    waiting = [_threads(os.getpid(), threads - 1).submit(kernel, *arguments, *span) for span in others]
+    waiting = []
+    for span in others:
+        try:
+            waiting.append(_threads(os.getpid(), threads - 1).submit(kernel, *arguments, *span))
+        except RuntimeError:  # a thread that goes on after the main one has ended gets no help any more
+            kernel(*arguments, *span)
     kernel(*arguments, *first)
     for other in waiting:
         other.result()

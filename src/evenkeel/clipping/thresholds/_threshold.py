@@ -44,7 +44,9 @@ class Seen:
         """The norm of all components together, 0-dimensional."""
         if self.whole is not None:
             return self.whole
-        total: Tensor = torch.linalg.vector_norm(self.norms, self.norm_type, dtype=torch.float64)
+        largest = self.norms.amax()  # divided by it, no power overflows
+        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0).double()
+        total: Tensor = torch.linalg.vector_norm(self.norms.double() / scale, self.norm_type) * scale
         return total.to(self.norms.dtype)
 
     @property
