@@ -18,6 +18,7 @@ __all__ = [
     "MethodError",
     "MissingExtraError",
     "ModelError",
+    "OptimizerError",
     "PlanError",
     "ReportError",
     "StoreError",
@@ -40,6 +41,10 @@ class ThresholdError(EvenkeelError, ValueError):
 
 class GradientError(EvenkeelError, RuntimeError):
     """Gradients that cannot be clipped as asked: none at all, sharded, or not finite."""
+
+
+class OptimizerError(EvenkeelError, ValueError):
+    """An optimizer that cannot be made, or used, as asked."""
 
 
 class MeasureError(EvenkeelError, ValueError):

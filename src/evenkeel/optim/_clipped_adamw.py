@@ -1,0 +1,248 @@
+"""AdamW with component-wise clipping inside its update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.optim.adamw import AdamW
+
+from evenkeel.clipping import (
+    ClipResult,
+    MaxNorm,
+    Nonfinite,
+    as_threshold,
+    check_max_norm,
+    check_nonfinite,
+    check_norm_type,
+    clip_grad_norm_,
+    cpu,
+)
+from evenkeel.clipping.thresholds import WeightRelative
+from evenkeel.errors import OptimizerError
+from evenkeel.optim._groups import Given, as_groups
+from evenkeel.optim._jobs import find_jobs
+from evenkeel.optim._lists import Lists, lists_of, update_by_torch
+from evenkeel.optim._settings import Settings
+from evenkeel.optim._states import keep_threshold
+from evenkeel.optim._way import Clip, Way
+from evenkeel.optim.cpu import OnCpu
+from evenkeel.partition import Components
+
+__all__ = ["ClippedAdamW"]
+
+
+@final
+class ClippedAdamW(AdamW):
+    r"""AdamW whose gradients are clipped component by component as they are read: clipping costs no pass of its own.
+
+    The same as :func:`evenkeel.clip_grad_norm_` followed by ``torch.optim.AdamW``, within float32 rounding:
+
+    .. math::
+
+        \hat g_c = g_c \min\left(1, \frac{\delta_c}{\lVert g_c \rVert + 10^{-6}}\right), \quad
+        m \leftarrow \beta_1 m + (1 - \beta_1) \hat g, \quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) \hat g^2, \quad
+        p \leftarrow (1 - \eta \lambda) p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    With the extra ``cpu`` (Numba), or ``gpu`` (Triton) on a GPU, that is one compiled update that never writes the
+    gradients. Without, and for what the kernels do not read (``amsgrad``, complex or sparse parameters, mixed layouts,
+    ``foreach=True``, ``fused=False``, inside ``torch.compile``), gradients are clipped in place and torch's own update
+    follows. So what ``parameter.grad`` holds after a step is not defined.
+
+    A true ``torch.optim.Optimizer``: groups, schedulers, ``GradScaler``, sharded parameters (FSDP2, tensor parallel),
+    and a ``state_dict`` that ``torch.optim.AdamW`` loads and whose own it loads; a threshold that learns adds the entry
+    ``"threshold"``, which torch's passes over. Components may have parameters in several groups, each of which is
+    updated as its group says.
+
+    Attributes:
+        parts: the components.
+        last: what the latest step clipped; None before the first.
+
+    Source: Yang & Ma 2022, arXiv 2210.10325, section 4; Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2;
+        without bias correction Devlin et al. 2019, arXiv 1810.04805.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = ClippedAdamW(model, lr=0.1, max_norm=0.05)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> {name: round(norm, 3) for name, norm in optimizer.last.to_dict().items()}
+        {'weight': 1.414, 'bias': 1.0}
+    """
+
+    def __init__(
+        self,
+        params: Given,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        max_norm: MaxNorm,
+        parts: Components | None = None,
+        norm_type: float = 2.0,
+        nonfinite: Nonfinite = "propagate",
+        correct_bias: bool = True,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        """Set up the optimizer; what is not told here is as in ``torch.optim.AdamW``.
+
+        Args:
+            params: the components, or the model; or groups, dictionaries whose ``"params"`` are components or
+                parameters. Of the model as it is trained: wrapped, sharded, on its device.
+            lr: learning rate.
+            betas: decay of both moments per step.
+            eps: added to the root of the second moment.
+            weight_decay: decoupled, per unit of the learning rate.
+            amsgrad: keep the largest second moment.
+            max_norm: the norm that a component's gradient may have, see :func:`evenkeel.clip_grad_norm_`.
+            parts: the components, where ``params`` are parameters.
+            norm_type: order of the norm; positive, may be ``inf``.
+            nonfinite: what to do with a component whose norm is NaN or infinite. ``"zero"``: its gradient counts as
+                zeros, and moments and weight decay still act. ``"error"`` waits for the device.
+            correct_bias: whether moments are corrected for beginning at 0; False is the Adam of the published BERT.
+            maximize: go uphill.
+            foreach: True for torch's own multi-tensor update.
+            capturable: count steps on the device, for CUDA graphs.
+            differentiable: refused: the update is compiled, or changes parameters in place.
+            fused: True for torch's fused update where the kernels cannot be used, and for a loss scale that is divided
+                out inside of the step, without waiting for the device; False for neither kernels nor fused.
+            group: the ranks of a pipeline's stages, see :func:`evenkeel.clip_grad_norm_`.
+
+        Raises:
+            ComponentError: if there are no parameters, or one belongs to no component.
+            ThresholdError: if ``max_norm`` is no threshold for these components.
+            GradientError: if ``norm_type`` or ``nonfinite`` is unknown.
+            OptimizerError: if ``differentiable`` is asked for.
+            ValueError: from torch, if another value is out of range.
+        """
+        if differentiable:
+            raise OptimizerError(
+                "ClippedAdamW was given differentiable=True, but its update is compiled and reads gradients that "
+                "autograd does not follow; clip with evenkeel.clip_grads inside your function, and update with "
+                "torch.optim.AdamW(differentiable=True)"
+            )
+        check_max_norm(max_norm)
+        check_norm_type(norm_type)
+        check_nonfinite(nonfinite)
+        groups, self.parts = as_groups(params, parts)
+        as_threshold(max_norm, self.parts)
+        self._threshold = max_norm
+        self._norm_type, self._nonfinite, self._stages = norm_type, nonfinite, group
+        self._shared = group is not None or any(piece.spread() for part in self.parts for piece in part.pieces)
+        self._correct_bias = correct_bias
+        self._ready = False
+        self.last: ClipResult | None = None
+        super().__init__(
+            groups,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=False,
+            fused=fused,
+        )
+        self._ready = True
+        keep_threshold(self, max_norm)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, whose parameters must belong to the components: a layer that is released, for instance.
+
+        Args:
+            param_group: as in torch; ``"params"`` may be components too.
+
+        Raises:
+            ComponentError: if a parameter belongs to no component.
+        """
+        if self._ready:
+            (param_group,), _ = as_groups([param_group], self.parts)
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Clip and update.
+
+        Args:
+            closure: computes the loss and the gradients anew.
+
+        Returns:
+            What the closure returned, else None.
+
+        Raises:
+            GradientError: if there is no gradient at all, or ``nonfinite="error"`` met a norm that is not finite.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.device.type == "cpu" and found_inf.item():
+            return loss  # GradScaler leaves the looking to optimizers that divide by its scale themselves
+        missing = all(parameter.grad is None for group in self.param_groups for parameter in group["params"])
+        if missing and not self._shared:  # where it is, the others wait for this rank's part of their norms
+            return loss
+        lists = [lists_of(self, group) for group in self.param_groups]
+        if not (self._kernels_wanted() and self._by_kernels(lists, scale, found_inf)):
+            self._by_torch(lists, scale, found_inf)
+        return loss
+
+    def _by_torch(self, lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Clip in place, then update."""
+        grads = [grad for one in lists for grad in one.grads]
+        if scale is not None:
+            torch._foreach_div_(grads, scale)
+        if grads or self._shared:
+            self.last = clip_grad_norm_(
+                self.parts, self._threshold, self._norm_type, self._nonfinite, group=self._stages
+            )
+        for group, one in zip(self.param_groups, lists, strict=True):
+            if one.params:
+                update_by_torch(group, one, correct_bias=self._correct_bias, found_inf=found_inf)
+
+    def _kernels_wanted(self) -> bool:
+        if torch.compiler.is_compiling() or any(
+            group["amsgrad"] or group["foreach"] or group["fused"] is False for group in self.param_groups
+        ):
+            return False
+        # A coefficient for every row is none for a component.
+        return not (isinstance(self._threshold, WeightRelative) and self._threshold.per == "row")
+
+    def _by_kernels(self, lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None) -> bool:
+        """Update by coefficients, in one pass where these are known as soon as a gradient was read; or say no."""
+        way = self._way()
+        if way is None:
+            return False
+        settings = Settings.of(self.param_groups, lists, correct_bias=self._correct_bias)
+        jobs = find_jobs(self.parts, lists, settings.places, way.reads)
+        if jobs is None:
+            return False
+        settings.advance(found_inf)
+        gain = None if scale is None else scale.double().reciprocal().float()
+        clip = Clip(
+            parts=self.parts,
+            threshold=as_threshold(self._threshold, self.parts),
+            norm_type=self._norm_type,
+            nonfinite=self._nonfinite,
+            stages=self._stages,
+            shared=self._shared,
+        )
+        self.last = way.step(jobs, settings, clip, gain, found_inf)
+        return True
+
+    def _way(self) -> Way | None:
+        on_cpu = self.parts[0].pieces[0].tensor().device.type == "cpu"
+        return OnCpu() if on_cpu and cpu.available() else None
