@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evenkeel import Components
-from evenkeel.clipping.thresholds import Limits, Percentile, Seen, Threshold
+from evenkeel.clipping.thresholds import Budget, Limits, Percentile, Seen, Threshold
 from evenkeel.testing import ThresholdContract
 
 
@@ -24,6 +24,10 @@ class Peak(Threshold):
     def __init__(self) -> None:
         self.names: list[str] = []
         self.peaks: dict[str, Tensor] = {}
+
+    @property
+    def separate(self) -> bool:
+        return True
 
     def bind(self, parts: Components) -> None:
         self.names = [part.name for part in parts]
@@ -187,7 +191,7 @@ def test_every_test_was_seen_to_fail() -> None:
 
 def test_what_cannot_be_asked_is_skipped() -> None:
     with pytest.raises(SkipTest, match="looked at together"):
-        contract(Peak, separate=False).test_what_a_component_does_leaves_the_others_alone()
+        contract(lambda: Budget(1.0)).test_what_a_component_does_leaves_the_others_alone()
     with pytest.raises(SkipTest, match="places"):
         contract(Peak, of_places=True).test_state_goes_by_name()
 

@@ -29,11 +29,10 @@ class ThresholdContract(ABC):
     """Tests that a threshold passes if it keeps to the contract of ``evenkeel.thresholds.Threshold``.
 
     Subclass it in a test file, under a name that your test runner collects, and say how the threshold is made. What is
-    special about it is said by class attributes. Where a test cannot be asked of it, the test is skipped.
+    special about it is said by class attributes, and by the threshold's own ``separate``. Where a test cannot be asked
+    of it, the test is skipped.
 
     Attributes:
-        separate: whether a component's limits come from its own norms alone; False where components are looked at or
-            clipped together.
         counts_steps: whether limits move with the number of steps, whatever the norms are, as schedules do.
         of_places: whether limits belong to places in the list of components and not to their names.
         steps: how many steps the tests take; more than any warm-up of the threshold.
@@ -47,7 +46,6 @@ class ThresholdContract(ABC):
         >>> TestMine().test_state_goes_by_name()
     """
 
-    separate: ClassVar[bool] = True
     counts_steps: ClassVar[bool] = False
     of_places: ClassVar[bool] = False
     steps: ClassVar[int] = 40
@@ -131,7 +129,7 @@ class ThresholdContract(ABC):
         history = stage.history(self.steps)
         for when in (0, 3, self.steps // 2):
             runs = [self._after_useless(stage, history, when, useless) for useless in _USELESS]
-            if not self.of_places and (self.separate or not self.counts_steps):
+            if not self.of_places and (self.make().separate or not self.counts_steps):
                 runs.append(self._after_absence(stage, history, when))
             for run in runs[1:]:
                 same_limits(run, runs[0], f"a norm that tells nothing left a trace, in step {when}")
@@ -139,19 +137,19 @@ class ThresholdContract(ABC):
     def _after_useless(self, stage: Stage, history: list[Tensor], when: int, useless: float) -> list[Limits]:
         threshold = self.make()
         stage.run(threshold, history[:when])
-        stage.step(threshold, spoilt(history[when], (1,) if self.separate else (0, 1, 2, 3), useless))
+        stage.step(threshold, spoilt(history[when], (1,) if self.make().separate else (0, 1, 2, 3), useless))
         return stage.run(threshold, history[when + 1 :])
 
     def _after_absence(self, stage: Stage, history: list[Tensor], when: int) -> list[Limits]:
         threshold = self.make()
         stage.run(threshold, history[:when])
-        if self.separate:
+        if self.make().separate:
             stage.step(threshold, history[when], _OTHERS)
         return stage.run(threshold, history[when + 1 :])
 
     def test_what_a_component_does_leaves_the_others_alone(self) -> None:
         """NaN, infinity, nothing or a spike in one of them changes no limit of another, then or later."""
-        self._ask_only_if(self.separate, "its components are looked at together")
+        self._ask_only_if(self.make().separate, "its components are looked at together")
         stage = Stage(self.device)
         history, others = stage.history(self.steps), list(_OTHERS)
         plain = stage.run(self.make(), history)
@@ -186,7 +184,7 @@ class ThresholdContract(ABC):
 
     def test_components_that_return_find_their_state(self) -> None:
         """A component that goes away for some steps is afterwards as if it had had no gradient in them."""
-        self._ask_only_if(self.separate and not self.of_places, "a component gone is a change for the others")
+        self._ask_only_if(self.make().separate and not self.of_places, "a component gone is a change for the others")
         stage = Stage(self.device)
         left, stayed = self._used(stage), self._used(stage)
         for norms in stage.history(7):

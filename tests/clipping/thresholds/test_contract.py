@@ -42,15 +42,11 @@ class TestCosine(ThresholdContract):
 
 
 class TestBudgetBySize(ThresholdContract):
-    separate = False  # what there is, is shared among those that are there
-
     def make(self) -> Threshold:
         return Budget(1.5)
 
 
 class TestBudgetEqual(ThresholdContract):
-    separate = False
-
     def make(self) -> Threshold:
         return Budget(1.5, share="equal")
 
@@ -66,8 +62,6 @@ class TestEma(ThresholdContract):
 
 
 class TestEmaAfterItsWarmUp(ThresholdContract):
-    separate = False  # the warm-up clips everything together
-
     def make(self) -> Threshold:
         return Ema(beta=0.9, warmup=10)
 
@@ -90,36 +84,26 @@ class TestZScore(ThresholdContract):
 
 
 class TestAutoClip(ThresholdContract):
-    separate = False
-
     def make(self) -> Threshold:
         return Grouped(Percentile(10), by="global")
 
 
 class TestZClip(ThresholdContract):
-    separate = False
-
     def make(self) -> Threshold:
         return Grouped(ZScore(alpha=0.9, warmup=6), by="global")
 
 
 class TestAggc(ThresholdContract):
-    separate = False
-
     def make(self) -> Threshold:
         return Grouped(CappedEma(), by="role")
 
 
 class TestAdaGcByModule(ThresholdContract):
-    separate = False
-
     def make(self) -> Threshold:
         return Grouped(Ema(warmup=5), by="module")
 
 
 class TestGroupsRelativeToTheirWeights(ThresholdContract):
-    separate = False
-
     def make(self) -> Threshold:
         return Grouped(WeightRelative(0.1), by=by_kind)
 

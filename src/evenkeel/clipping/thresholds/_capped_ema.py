@@ -106,6 +106,11 @@ class CappedEma(Running):
             "(0.4, 0.7) is the published pair",
         )
 
+    @property
+    def separate(self) -> bool:
+        """True: an average is one component's."""
+        return True
+
     def limits(self, seen: Seen) -> Limits:
         """Return the thresholds of this step, and take its clipped norms into the averages.
 

@@ -93,6 +93,11 @@ class Ema(Running):
             "for no clipping in the beginning, pass warmup=0",
         )
 
+    @property
+    def separate(self) -> bool:
+        """Whether there is no warm-up, which clips everything together."""
+        return self.warmup == 0
+
     def limits(self, seen: Seen) -> Limits:
         """Return the thresholds of this step, and take its clipped norms into the averages.
 

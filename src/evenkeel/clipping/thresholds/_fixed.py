@@ -52,6 +52,11 @@ class Fixed(Threshold):
                 )
         object.__setattr__(self, "_constants", Constants())  # torch.compile cannot trace a default_factory
 
+    @property
+    def separate(self) -> bool:
+        """True: numbers need no norm."""
+        return True
+
     def bind(self, parts: Components) -> None:
         """Refuse components that are not as many as the values.
 

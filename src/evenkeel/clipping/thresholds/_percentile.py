@@ -74,6 +74,11 @@ class Percentile(Running):
         records = Records("Percentile", ring=ring, seen=Blank(value=0, counts=True))
         object.__setattr__(self, "_records", records)
 
+    @property
+    def separate(self) -> bool:
+        """True: a percentile is of one component's norms."""
+        return True
+
     def limits(self, seen: Seen) -> Limits:
         """Return the percentiles, this step's norms included.
 

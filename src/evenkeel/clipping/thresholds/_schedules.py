@@ -21,6 +21,11 @@ class _Schedule(Threshold):
 
     _clock: Clock
 
+    @property
+    def separate(self) -> bool:
+        """True: all that counts is the number of steps."""
+        return True
+
     def state_dict(self) -> dict[str, Any]:
         """Return how many steps there were."""
         return self._clock.state_dict()

@@ -90,6 +90,14 @@ class Threshold(ABC):
 
     needs_weights: ClassVar[bool] = False
 
+    @property
+    def separate(self) -> bool:
+        """Whether a component's limits come from its own norms alone, so that it can be clipped before others are known.
+
+        False unless a class says otherwise.
+        """
+        return False
+
     def bind(self, parts: Components) -> None:  # noqa: B027  a threshold that looks at norms alone needs no names
         """Learn which components the norms of the next steps belong to. Called before every step, so it is quick.
 

@@ -71,6 +71,11 @@ class WeightRelative(Threshold):
             "choose whose weights a gradient is compared with",
         )
 
+    @property
+    def separate(self) -> bool:
+        """True: a component is compared with its own weights."""
+        return True
+
     def limits(self, seen: Seen) -> Limits:
         """Return the share of the weights' norms.
 

@@ -92,6 +92,11 @@ class ZScore(Running):
             "a spread cannot be known from fewer norms; 25 is usual",
         )
 
+    @property
+    def separate(self) -> bool:
+        """True: mean and variance are one component's."""
+        return True
+
     def limits(self, seen: Seen) -> Limits:
         """Return the thresholds of this step, and take its clipped norms into mean and variance.
 

@@ -1,0 +1,129 @@
+"""Any optimizer, with clipping before its update."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.optim import Optimizer
+
+from evenkeel.clipping import (
+    ClipStatistics,
+    MaxNorm,
+    Nonfinite,
+    as_threshold,
+    check_nonfinite,
+    check_norm_type,
+    clip_grad_norm_,
+)
+from evenkeel.errors import OptimizerError
+from evenkeel.optim._clipped_adamw import ClippedAdamW
+from evenkeel.optim._groups import refuse_strangers
+from evenkeel.optim._states import keep_threshold
+from evenkeel.partition import Components, components
+
+__all__ = ["clipped", "refuse_unclippable"]
+
+_Optimizer = TypeVar("_Optimizer", bound=Optimizer)
+_MARK = "_evenkeel_clips"
+
+
+def clipped(
+    optimizer: _Optimizer,
+    parts: Components | nn.Module,
+    *,
+    max_norm: MaxNorm,
+    norm_type: float = 2.0,
+    nonfinite: Nonfinite = "propagate",
+    group: ProcessGroup | None = None,
+    statistics: ClipStatistics | None = None,
+) -> _Optimizer:
+    """Let an optimizer clip every component before each of its steps.
+
+    That is :func:`evenkeel.clip_grad_norm_` and then the optimizer's own update: two passes over the gradients, at the
+    price of both. For AdamW there is :class:`ClippedAdamW`, which needs one.
+
+    With a ``GradScaler`` gradients are unscaled before they are clipped, also where the optimizer's fused update would
+    have done it. A threshold that learns is kept in the optimizer's ``state_dict``.
+
+    Args:
+        optimizer: any of torch's or of its kind; it is changed, not copied.
+        parts: the components, or the model; every parameter of the optimizer must belong to one.
+        max_norm: see :func:`evenkeel.clip_grad_norm_`.
+        norm_type: order of the norm; positive, may be ``inf``.
+        nonfinite: see :func:`evenkeel.clip_grad_norm_`.
+        group: the ranks of a pipeline's stages, see :func:`evenkeel.clip_grad_norm_`.
+        statistics: where to count how often each component is clipped.
+
+    Returns:
+        The same optimizer.
+
+    Raises:
+        OptimizerError: if it clips already, or computes its gradients itself, as ``LBFGS`` does in a closure.
+        ComponentError: if a parameter of it belongs to no component.
+        ThresholdError: if ``max_norm`` is no threshold for these components.
+        GradientError: if ``norm_type`` or ``nonfinite`` is unknown.
+
+    Source: Yang & Ma 2022, arXiv 2210.10325, section 4.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = clipped(torch.optim.SGD(model.parameters(), lr=0.1), model, max_norm=0.05)
+    """
+    refuse_unclippable(optimizer)
+    check_norm_type(norm_type)
+    check_nonfinite(nonfinite)
+    parts = components(parts) if isinstance(parts, nn.Module) else parts
+    refuse_strangers((parameter for one in optimizer.param_groups for parameter in one["params"]), parts)
+    as_threshold(max_norm, parts)
+
+    def clip(_: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if any(closure is not None for closure in (*args, kwargs.get("closure"))):
+            raise OptimizerError(
+                "step() of a clipped optimizer was given a closure, which computes gradients after they were clipped; "
+                "call backward() before step(), or clip inside of the closure by evenkeel.clip_grad_norm_"
+            )
+        _unscale(optimizer)
+        result = clip_grad_norm_(parts, max_norm, norm_type, nonfinite, group=group)
+        if statistics is not None:
+            statistics.update(result)
+
+    optimizer.register_step_pre_hook(clip)
+    setattr(optimizer, _MARK, True)
+    keep_threshold(optimizer, max_norm)
+    return optimizer
+
+
+def refuse_unclippable(optimizer: Optimizer) -> None:
+    """Refuse, by an ``OptimizerError``, what is no optimizer, clips already, or computes gradients in its step."""
+    name = type(optimizer).__name__
+    if not isinstance(optimizer, Optimizer):
+        raise OptimizerError(f"an optimizer of torch is needed here, but got a {name}")
+    if isinstance(optimizer, ClippedAdamW) or hasattr(optimizer, _MARK):
+        raise OptimizerError(
+            f"{name} clips by component already, and would be made to do it twice; pass an optimizer that does not, "
+            "such as torch.optim.AdamW"
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise OptimizerError(
+            f"{name}.step needs a closure, in which it computes gradients several times; clip inside of the closure, "
+            "by evenkeel.clip_grad_norm_ after backward()"
+        )
+
+
+def _unscale(optimizer: Any) -> None:
+    """Divide by the loss scale what a fused update would have divided by it."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    grads = [
+        parameter.grad for one in optimizer.param_groups for parameter in one["params"] if parameter.grad is not None
+    ]
+    if grads:
+        torch._foreach_div_(grads, scale)
+    optimizer.grad_scale = None  # the scaler deletes it after the step
