@@ -82,7 +82,7 @@ def clipped(
     as_threshold(max_norm, parts)
 
     def clip(_: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if any(closure is not None for closure in (*args, kwargs.get("closure"))):
+        if any(closure is not None for closure in (*args[1:], kwargs.get("closure"))):
             raise OptimizerError(
                 "step() of a clipped optimizer was given a closure, which computes gradients after they were clipped; "
                 "call backward() before step(), or clip inside of the closure by evenkeel.clip_grad_norm_"

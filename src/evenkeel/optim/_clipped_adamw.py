@@ -20,6 +20,7 @@ from evenkeel.clipping import (
     check_norm_type,
     clip_grad_norm_,
     cpu,
+    gpu,
 )
 from evenkeel.clipping.thresholds import WeightRelative
 from evenkeel.errors import OptimizerError
@@ -30,6 +31,7 @@ from evenkeel.optim._settings import Settings
 from evenkeel.optim._states import keep_threshold
 from evenkeel.optim._way import Clip, Way
 from evenkeel.optim.cpu import OnCpu
+from evenkeel.optim.gpu import OnGpu
 from evenkeel.partition import Components
 
 __all__ = ["ClippedAdamW"]
@@ -141,6 +143,7 @@ class ClippedAdamW(AdamW):
         self._norm_type, self._nonfinite, self._stages = norm_type, nonfinite, group
         self._shared = group is not None or any(piece.spread() for part in self.parts for piece in part.pieces)
         self._correct_bias = correct_bias
+        self._on_gpu = OnGpu()
         self._ready = False
         self.last: ClipResult | None = None
         super().__init__(
@@ -228,7 +231,7 @@ class ClippedAdamW(AdamW):
             return False
         settings = Settings.of(self.param_groups, lists, correct_bias=self._correct_bias)
         jobs = find_jobs(self.parts, lists, settings.places, way.reads)
-        if jobs is None:
+        if jobs is None or not way.takes(jobs):
             return False
         settings.advance(found_inf)
         gain = None if scale is None else scale.double().reciprocal().float()
@@ -244,5 +247,8 @@ class ClippedAdamW(AdamW):
         return True
 
     def _way(self) -> Way | None:
-        on_cpu = self.parts[0].pieces[0].tensor().device.type == "cpu"
-        return OnCpu() if on_cpu and cpu.available() else None
+        """Return the kernels for the device that the parameters are on by now."""
+        device = self.parts[0].pieces[0].tensor().device
+        if gpu.available(device):
+            return self._on_gpu
+        return OnCpu() if device.type == "cpu" and cpu.available() else None

@@ -48,7 +48,7 @@ def numbers_on_device(group: dict[str, Any], step: Tensor, *, correct_bias: bool
         correct_bias: see :func:`numbers`.
 
     Returns:
-        The numbers, float32, shape ``[7]``, on the device of ``step``.
+        The numbers, float64, shape ``[7]``, on the device of ``step``; 1 less a small decay is coarse in float32.
     """
 
     def there(value: Any) -> Tensor:
@@ -61,4 +61,4 @@ def numbers_on_device(group: dict[str, Any], step: Tensor, *, correct_bias: bool
     first, second = (one - beta1**step, one - beta2**step) if correct_bias else (one, one)
     decay = one - rate * there(group["weight_decay"])
     found = (decay, one - beta1, beta2, one - beta2, rate / first, second.sqrt(), there(group["eps"]))
-    return torch.stack(found).float()
+    return torch.stack(found)

@@ -96,8 +96,8 @@ class Settings:
         return [
             numbers_on_device(group, step, correct_bias=self.correct_bias)
             if step.device == device
-            else torch.tensor(numbers(group, step.item(), correct_bias=self.correct_bias), device="cpu").to(
-                device, non_blocking=True
-            )
+            else torch.tensor(
+                numbers(group, step.item(), correct_bias=self.correct_bias), dtype=torch.float64, device="cpu"
+            ).to(device, non_blocking=True)
             for group, step in zip(self.groups, self.steps, strict=True)
         ]

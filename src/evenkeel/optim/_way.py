@@ -52,13 +52,17 @@ class Way(ABC):
         """Say whether the kernels can take a tensor."""
 
     @abstractmethod
+    def takes(self, jobs: Jobs) -> bool:
+        """Say whether the kernels can take tensors that lie so beside each other."""
+
+    @abstractmethod
     def step(
         self, jobs: Jobs, settings: Settings, clip: Clip, gain: Tensor | None, found_inf: Tensor | None
     ) -> ClipResult:
         """Update, in place.
 
         Args:
-            jobs: what is updated.
+            jobs: what is updated; such as :meth:`takes` allows.
             settings: by which numbers; their steps are counted already.
             clip: how gradients are clipped.
             gain: one over a loss scale, 0-dimensional; None for 1.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-from evenkeel.clipping.gpu._places import address_of, aligned, count_of, edges_of, has_vectors, is_run, jit, places_of
+from evenkeel.clipping.gpu.places import address_of, aligned, count_of, edges_of, has_vectors, is_run, jit, places_of
 
 __all__ = ["ELEMENTS", "component_norms", "partial_sums", "scale_boxes"]
 

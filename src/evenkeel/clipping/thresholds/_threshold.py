@@ -92,7 +92,7 @@ class Threshold(ABC):
 
     @property
     def separate(self) -> bool:
-        """Whether a component's limits come from its own norms alone, so that it can be clipped before others are known.
+        """Whether a component's limits come from its own norms alone, so that it can be clipped before others.
 
         False unless a class says otherwise.
         """

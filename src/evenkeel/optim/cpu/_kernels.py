@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from evenkeel.clipping.cpu._kernels import square_sum
-from evenkeel.clipping.cpu._memory import compiled, entries
+from evenkeel.clipping.cpu.memory import compiled, entries
+from evenkeel.clipping.cpu.sums import square_sum
 
 __all__ = ["clip_and_update", "update"]
 

@@ -25,6 +25,10 @@ class OnCpu(Way):
         """Say whether a tensor is dense, float32, on the CPU."""
         return cpu.reads(tensor)
 
+    def takes(self, jobs: Jobs) -> bool:
+        """Say yes: every tensor counts for itself."""
+        return True
+
     def step(
         self, jobs: Jobs, settings: Settings, clip: Clip, gain: Tensor | None, found_inf: Tensor | None
     ) -> ClipResult:

@@ -26,11 +26,13 @@ jit: Callable[[Callable[..., Any]], Any] = triton.jit  # a type checker knows no
 
 @jit
 def address_of(box: tl.tensor, starts: tl.tensor, element: tl.constexpr) -> tl.tensor:
+    """Return the address of the box's first entry."""
     return tl.load(starts + tl.load(box)) + tl.load(box + 3) * (element.primitive_bitwidth // 8)
 
 
 @jit
 def count_of(box: tl.tensor) -> tl.tensor:
+    """Return the number of the box's entries."""
     return (tl.load(box + 4) * tl.load(box + 5) * tl.load(box + 6)).to(tl.int32)
 
 

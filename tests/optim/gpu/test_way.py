@@ -1,0 +1,104 @@
+"""Whole optimizer steps by the GPU's kernels, which Triton interprets on the CPU in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.clipping._bag import INF, NAN, Bag, bits, drawn
+from tests.clipping.gpu import test_segments
+
+from evenkeel import clip_grad_norm_
+from evenkeel.clipping.thresholds import Percentile
+from evenkeel.optim import ClippedAdamW, _clipped_adamw
+
+interpreted = test_segments.interpreted  # a fixture
+
+SHAPES = [(7, 5), (300,), (), (64, 33)]
+
+
+def far_apart(
+    max_norm: float | None,
+    options: dict[str, Any],
+    nonfinite: Any,
+    poison: float | None,
+    dtype: torch.dtype,
+    steps: int = 4,
+) -> tuple[float, bool, bool]:
+    """Return how far parameters are from torch's, whether torch was asked, and whether gradients kept their bits."""
+    asked: list[object] = []
+    real = _clipped_adamw.update_by_torch
+    models = [Bag(*[drawn(*shape, seed=9, dtype=dtype) for shape in SHAPES]) for _ in range(2)]
+    ours = ClippedAdamW(
+        models[0], lr=0.01, max_norm=Percentile(50) if max_norm is None else max_norm, nonfinite=nonfinite, **options
+    )
+    theirs = torch.optim.AdamW(models[1].parameters(), lr=0.01, **{k: v for k, v in options.items() if k != "fused"})
+    limit: Any = Percentile(50) if max_norm is None else max_norm
+    kept = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_clipped_adamw, "update_by_torch", lambda *args, **kw: (asked.append(1), real(*args, **kw)))
+        for step in range(steps):
+            for model in models:
+                for index, parameter in enumerate(model.parameters()):
+                    missing = index == 1 and step == 1  # so that not all are at the same step
+                    parameter.grad = None if missing else drawn(*parameter.shape, seed=10 * step + index, dtype=dtype)
+                if poison is not None:
+                    next(model.parameters()).grad.view(-1)[0] = poison  # type: ignore[union-attr]
+            before = [bits(grad) for grad in models[0].grads]
+            ours.step()
+            kept = kept and [bits(grad) for grad in models[0].grads] == before
+            clip_grad_norm_(models[1], limit, nonfinite=nonfinite)
+            theirs.step()
+    pairs = zip(*(model.parameters() for model in models), strict=True)
+    far = max((one - other).abs().nan_to_num().max().item() for one, other in pairs)
+    same = all(
+        torch.equal(a.isnan(), b.isnan()) for a, b in zip(*(model.parameters() for model in models), strict=True)
+    )
+    return far if same else INF, bool(asked), kept
+
+
+@pytest.mark.parametrize("max_norm", [0.5, INF, None])
+@pytest.mark.parametrize("options", [{}, {"maximize": True}, {"fused": True}, {"weight_decay": 0.0}])
+def test_it_is_clipping_and_then_adamw(
+    interpreted: Callable[..., Any], max_norm: float | None, options: dict[str, Any]
+) -> None:
+    far, asked, kept = interpreted(far_apart, max_norm, options, "propagate", None, torch.float32)
+    assert far < 1e-6
+    assert not asked
+    assert kept
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
+@pytest.mark.parametrize("poison", [NAN, INF])
+def test_what_is_not_finite(interpreted: Callable[..., Any], nonfinite: str, poison: float) -> None:
+    far, asked, _ = interpreted(far_apart, 0.5, {}, nonfinite, poison, torch.float32)
+    assert far < 1e-6
+    assert not asked
+
+
+def test_float64(interpreted: Callable[..., Any]) -> None:
+    far, asked, _ = interpreted(far_apart, 0.5, {}, "propagate", None, torch.float64)
+    assert far < 1e-12
+    assert not asked
+
+
+@pytest.mark.parametrize("options", [{"foreach": True}, {"fused": False}, {"amsgrad": True}])
+def test_torch_is_asked_where_it_is_wanted(interpreted: Callable[..., Any], options: dict[str, Any]) -> None:
+    far, asked, _ = interpreted(far_apart, 0.5, options, "propagate", None, torch.float32, 2)
+    assert far < 1e-6
+    assert asked
+
+
+def other_layout() -> tuple[bool, bool]:
+    model = Bag(drawn(6, 4))
+    (parameter,) = model.parameters()
+    parameter.grad = drawn(4, 6).t()
+    before = parameter.detach().clone()
+    ClippedAdamW(model, max_norm=0.5).step()
+    return torch.equal(before, parameter), bool(parameter.isfinite().all())
+
+
+def test_a_gradient_of_other_strides_is_left_to_torch(interpreted: Callable[..., Any]) -> None:
+    assert interpreted(other_layout) == (False, True)
