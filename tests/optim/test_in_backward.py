@@ -394,7 +394,7 @@ def frozen() -> nn.Module:
             "clips by compon",
         ),
         (lambda m: step_in_backward(m, lambda ps: None, 1.0), OptimizerError, "an optimizer of torch is needed"),
-        (lambda m: step_in_backward(frozen(), _runs.adamw, 1.0), ComponentError, "nothing to step"),
+        (lambda m: step_in_backward(frozen(), _runs.adamw, 1.0), ComponentError, "no trainable parameter"),
         (
             lambda m: step_in_backward(m, lambda ps: _runs.adamw([*ps, nn.Parameter(torch.ones(3))]), 1.0),
             ComponentError,
