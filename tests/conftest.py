@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.clipping import _ranks
+from tests import _ranks
 
 # The same examples every time and no clock: a red test is red for everybody. "search" looks for new examples.
 settings.register_profile(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.clipping import _jobs, _layouts, _ranks
+from tests import _ranks
+from tests.clipping import _jobs, _layouts
 from tests.clipping._jobs import Clip, Outcome
 from tests.clipping._sharded import POISONED, close, traffic
 

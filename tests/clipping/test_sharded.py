@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 import torch
-from tests.clipping import _jobs, _layouts, _ranks
+from tests import _ranks
+from tests.clipping import _jobs, _layouts
 from tests.clipping._sharded import assert_as_in_one_process, clips, threshold, traffic
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.clipping import _jobs, _layouts, _ranks
+from tests import _ranks
+from tests.clipping import _jobs, _layouts
 from tests.clipping._sharded import assert_as_in_one_process, clips, traffic
 
 SUM, MOVED = "c10d.allreduce_", "c10d_functional.all_reduce"

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from tests.clipping import _jobs, _ranks
+from tests import _ranks
+from tests.clipping import _jobs
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 

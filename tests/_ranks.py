@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 SECONDS = 120  # that a job may take; the slowest takes five on a quiet machine
 GRACE = 2  # seconds for the other ranks once one has failed: they may wait for it for ever
-PRELOAD = ["tests.clipping._jobs", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
+PRELOAD = ["tests.clipping._jobs", "tests.optim._jobs", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
 
 
 class RankError(AssertionError):

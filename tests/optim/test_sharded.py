@@ -1,0 +1,62 @@
+"""Two ranks give the weights of one process, whichever way they clip and step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests import _ranks
+from tests.optim import _jobs, _runs
+
+WAYS = ["clipped adamw", "in backward", "any optimizer"]
+
+
+@pytest.mark.parametrize("steps", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("model", "limit", "by"),
+    [("bert", "number", "tensor"), ("bert", "percentile", "layer"), ("llama", "number", "global")],
+)
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("how", WAYS)
+def test_two_ranks_are_one_process(how: str, wrapper: str, model: str, limit: str, by: Any, steps: int) -> None:
+    if how == "in backward" and wrapper == "ddp" and by != "tensor":
+        pytest.skip("components alone do not say that DDP reduces their gradients")
+    wanted = _jobs.alone(model, limit, by, steps)
+    for weights, kind in _ranks.run(2, _jobs.trained, model, wrapper, how, limit, by, steps):
+        assert kind == ("DTensor" if wrapper == "fsdp2" else "Parameter")
+        _runs.assert_alike(weights, wanted, tolerance=1e-5 if steps < 10 else 2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("model", ["gpt2", "mixtral"])
+def test_cut_tensors_and_experts_that_see_no_token(how: str, model: str) -> None:
+    wanted = _jobs.alone(model, "number", "tensor", 20)
+    for weights, _ in _ranks.run(2, _jobs.trained, model, "fsdp2", how, "number", "tensor", 20):
+        _runs.assert_alike(weights, wanted, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_micro_steps_are_accumulated(wrapper: str) -> None:
+    wanted = _jobs.alone("bert", "number", "tensor", 3)
+    for weights in _ranks.run(2, _jobs.accumulated, wrapper):
+        _runs.assert_alike(weights, wanted, tolerance=1e-5)
+
+
+def test_components_of_a_replicated_model_are_refused_in_backward() -> None:
+    for said in _ranks.run(2, _jobs.refused):
+        assert "2 ranks train" in said
+        assert "pass the model itself" in said
+
+
+def test_norms_take_one_reduction_a_step_and_in_backward_one_a_component() -> None:
+    for counts in _ranks.run(2, _jobs.traffic, "clipped adamw"):
+        assert sum(number for kind, number in counts.items() if "allreduce" in kind) == 1
+    for counts in _ranks.run(2, _jobs.traffic, "in backward"):
+        assert sum(number for kind, number in counts.items() if "allreduce" in kind) == counts["components"]
+
+
+def test_one_process_is_what_it_is_compared_with() -> None:
+    first, again = (_jobs.alone("bert", "number", "tensor", 2) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
