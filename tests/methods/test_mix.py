@@ -41,8 +41,8 @@ def test_clipping_is_its_owners(methods: Sequence[Method], own: Method) -> None:
     mixed, alone = _models.bert(), _models.bert()
     for model in (mixed, alone):
         _models.backward(model)
-    result = Mix(methods).clip(components(mixed))
-    assert result.names == own.clip(components(alone)).names
+    result = Mix(methods).clipping(components(mixed)).clip()
+    assert result.names == own.clipping(components(alone)).clip().names
     for mine, other in zip(mixed.parameters(), alone.parameters(), strict=True):
         assert mine.grad is not None
         assert other.grad is not None
@@ -56,7 +56,7 @@ def test_full_is_torchs_clipping_at_one() -> None:
         for parameter in model.parameters():
             assert parameter.grad is not None
             parameter.grad *= 100
-    result = FullFineTuning().clip(components(ours))
+    result = FullFineTuning().clipping(components(ours)).clip()
     total = nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
     torch.testing.assert_close(result.total_norm, total)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -67,7 +67,7 @@ def test_full_is_torchs_clipping_at_one() -> None:
 def test_component_clipping_groups_as_told(by: str, count: int) -> None:
     model = _models.bert()
     _models.backward(model)
-    result = ComponentClipping(max_norm=0.1, by=by).clip(components(model))  # type: ignore[arg-type]
+    result = ComponentClipping(max_norm=0.1, by=by).clipping(components(model)).clip()  # type: ignore[arg-type]
     assert len(result.norms) == count
     assert result.thresholds.tolist() == pytest.approx([0.1] * count)
 
@@ -86,7 +86,7 @@ def test_a_method_does_nothing_that_it_does_not_own() -> None:
     with pytest.raises(NotImplementedError, match="FullFineTuning does not own the phases"):
         FullFineTuning().phases(parts)
     with pytest.raises(NotImplementedError, match="GradualUnfreezing does not own the clipping"):
-        GradualUnfreezing().clip(parts)
+        GradualUnfreezing().clipping(parts)
 
 
 def test_thresholds_are_checked_against_the_whole_model_and_then_apply_to_what_is_trained() -> None:
@@ -96,6 +96,6 @@ def test_thresholds_are_checked_against_the_whole_model_and_then_apply_to_what_i
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("embeddings" not in name)
     _models.backward(model)
-    assert set(mix.clip(components(model)).coefficients.tolist()) == {1.0}
+    assert set(mix.clipping(components(model)).clip().coefficients.tolist()) == {1.0}
     with pytest.raises(ThresholdError, match="'qeury', which is the role or path of no component"):
         Mix((ComponentClipping(max_norm={"qeury": 1.0, "*": 1.0}),)).check(components(model))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from evenkeel.clipping import ClipResult
+from evenkeel.clipping import ClipResult, MaxNorm, applicable, clip_grad_norm_
 from evenkeel.partition import Component, Components
 
-__all__ = ["Method", "Owned", "Phase"]
+__all__ = ["Clipping", "Method", "Owned", "Phase"]
 
 Owned = Literal["clipping", "phases"]
 
@@ -30,6 +30,23 @@ class Phase:
     name: str
     trainable: Callable[[Component], bool]
     epochs: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """What is clipped together, and to which norm: for whoever clips, after backward, in the optimizer or in backward.
+
+    Attributes:
+        parts: the components.
+        max_norm: the norm that each may have, see :func:`evenkeel.clip_grad_norm_`.
+    """
+
+    parts: Components
+    max_norm: MaxNorm
+
+    def clip(self) -> ClipResult:
+        """Clip the gradients in place; patterns that fit nothing of what is trained now are passed over."""
+        return clip_grad_norm_(self.parts, applicable(self.max_norm, self.parts))
 
 
 class Method(ABC):
@@ -72,13 +89,13 @@ class Method(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not own the phases of training")
 
-    def clip(self, parts: Components) -> ClipResult:
-        """Clip gradients in place, called by owners of ``"clipping"`` once a step, before the optimizer.
+    def clipping(self, parts: Components) -> Clipping:
+        """Say what is clipped together and to which norm; asked of owners of ``"clipping"``.
 
         Args:
-            parts: the components that are trained now, per tensor.
+            parts: the components that are trained, per tensor.
 
         Returns:
-            What was clipped.
+            Components of the same parameters, and what they may have.
         """
         raise NotImplementedError(f"{type(self).__name__} does not own the clipping of gradients")

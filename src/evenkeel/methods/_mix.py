@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from evenkeel.clipping import ClipResult
 from evenkeel.errors import MethodError
-from evenkeel.methods._contract import Method, Owned, Phase
+from evenkeel.methods._contract import Clipping, Method, Owned, Phase
 from evenkeel.methods.full import FullFineTuning
 from evenkeel.partition import Components
 
@@ -70,9 +69,9 @@ class Mix:
         owner = self._owner("phases")
         return owner.phases(parts) if owner else (Phase(name="everything", trainable=_everything),)
 
-    def clip(self, parts: Components) -> ClipResult:
-        """Clip gradients as the owner says; globally, as in ``full``, where no method owns clipping."""
-        return (self._owner("clipping") or FullFineTuning()).clip(parts)
+    def clipping(self, parts: Components) -> Clipping:
+        """Return what the owner of clipping says; globally, as in ``full``, where no method owns it."""
+        return (self._owner("clipping") or FullFineTuning()).clipping(parts)
 
     def _owner(self, owned: Owned) -> Method | None:
         return next((method for method in self.methods if owned in method.owns), None)

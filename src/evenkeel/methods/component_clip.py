@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
-from evenkeel.clipping import ClipResult, MaxNorm, applicable, as_threshold, check_max_norm, clip_grad_norm_
+from evenkeel.clipping import MaxNorm, as_threshold, check_max_norm
 from evenkeel.errors import ComponentError, unknown_name
-from evenkeel.methods._contract import Method, Owned
+from evenkeel.methods._contract import Clipping, Method, Owned
 from evenkeel.partition import Components, regroup
 
 __all__ = ["ComponentClipping"]
@@ -49,7 +49,6 @@ class ComponentClipping(Method):
         """Refuse thresholds that name a component which the model does not have, or leave one out."""
         as_threshold(self.max_norm, regroup(parts, self.by))
 
-    def clip(self, parts: Components) -> ClipResult:
+    def clipping(self, parts: Components) -> Clipping:
         """Clip every component to its threshold."""
-        now = regroup(parts, self.by)
-        return clip_grad_norm_(now, applicable(self.max_norm, now))
+        return Clipping(parts=regroup(parts, self.by), max_norm=self.max_norm)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from evenkeel.clipping import ClipResult, check_max_norm, clip_grad_norm_
-from evenkeel.methods._contract import Method, Owned
+from evenkeel.clipping import check_max_norm
+from evenkeel.methods._contract import Clipping, Method, Owned
 from evenkeel.partition import Components, regroup
 
 __all__ = ["FullFineTuning"]
@@ -37,6 +37,6 @@ class FullFineTuning(Method):
     def __post_init__(self) -> None:
         check_max_norm(self.max_norm)
 
-    def clip(self, parts: Components) -> ClipResult:
+    def clipping(self, parts: Components) -> Clipping:
         """Clip the whole gradient to ``max_norm``."""
-        return clip_grad_norm_(regroup(parts, "global"), self.max_norm)
+        return Clipping(parts=regroup(parts, "global"), max_norm=self.max_norm)

@@ -32,6 +32,7 @@ def step_in_backward(
     *,
     norm_type: float = 2.0,
     nonfinite: Nonfinite = "propagate",
+    replicated: bool | None = None,
 ) -> InBackward:
     """Clip, step and free every component in backward, as soon as its gradient is complete.
 
@@ -46,8 +47,8 @@ def step_in_backward(
       that is the end of backward, and no memory is saved. What has no gradient in a backward is not stepped.
     - FSDP2 (``fully_shard``) and tensor parallel: by their DTensors; norms take one reduction for each component, in
       the order of backward, which is the same on every rank.
-    - DDP: give the wrapped model. Hooks run before its reduction, so that everything is stepped at the end of backward,
-      once it is reduced, and no memory is saved.
+    - DDP: give the wrapped model, or say ``replicated=True``. Hooks run before its reduction, so that everything is
+      stepped at the end of backward, once it is reduced, and no memory is saved.
     - Activation checkpointing: with ``use_reentrant=False``.
 
     Args:
@@ -59,6 +60,8 @@ def step_in_backward(
         norm_type: order of the norm; positive, may be ``inf``.
         nonfinite: see :func:`evenkeel.clip_grad_norm_`. ``"error"`` raises in the midst of backward, when components
             nearer the loss have been stepped.
+        replicated: whether a DistributedDataParallel reduces the gradients; None looks for one in the model, if it is
+            the model that is given.
 
     Returns:
         What stands for the optimizer from now on: in schedulers, checkpoints, and the loop.
@@ -83,9 +86,10 @@ def step_in_backward(
     """
     check_norm_type(norm_type)
     check_nonfinite(nonfinite)
-    replicated = isinstance(parts, nn.Module) and any(isinstance(m, DistributedDataParallel) for m in parts.modules())
-    given_model = isinstance(parts, nn.Module)
-    parts = components(parts) if isinstance(parts, nn.Module) else parts
+    if isinstance(parts, nn.Module):
+        if replicated is None:
+            replicated = any(isinstance(module, DistributedDataParallel) for module in parts.modules())
+        parts = components(parts)
     parameters = list({id(tensor): tensor for part in parts for tensor in part.parameters}.values())
     if not parameters:
         raise ComponentError("there is nothing to step: no component has a parameter, or everything is frozen")
@@ -93,9 +97,9 @@ def step_in_backward(
     refuse_unclippable(optimizer)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     refuse_strangers(trained, parts)
-    _refuse_places(parts, trained, told=given_model)
+    _refuse_places(parts, trained, told=replicated is not None)
     return InBackward(
-        optimizer, parts, units_of(parts, optimizer, max_norm), norm_type, nonfinite, at_the_end=replicated
+        optimizer, parts, units_of(parts, optimizer, max_norm), norm_type, nonfinite, at_the_end=bool(replicated)
     )
 
 
@@ -134,7 +138,12 @@ class InBackward(Optimizer):
         self._accumulating = False
         self._task: int | None = None  # the backward that runs, or that did not finish
         self._unit_of = {id(p): index for index, unit in enumerate(self._units) for p in unit.parameters}
-        self._hooks = [
+        self._hooks: list[Any] = []
+        self.attach()
+
+    def attach(self) -> None:
+        """Set the hooks again that :meth:`remove` took off; where they are, nothing happens."""
+        self._hooks = self._hooks or [
             parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
             for unit in self._units
             for parameter in unit.parameters
@@ -249,6 +258,7 @@ class InBackward(Optimizer):
         """Take the hooks off: backward is an ordinary one again."""
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
 
     def _share(self) -> None:
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
@@ -339,7 +349,7 @@ def _refuse_places(parts: Components, trained: Sequence[Tensor], *, told: bool) 
         raise OptimizerError(
             f"{dist.get_world_size()} ranks train, and components do not say whether a DistributedDataParallel reduces "
             "these parameters' gradients, which stepping in backward must wait for; pass the model itself, wrapped as "
-            "it is trained"
+            "it is trained, or replicated=True or False"
         )
 
 
