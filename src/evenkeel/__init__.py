@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evenkeel import optim
     from evenkeel._version import __version__
     from evenkeel.clipping import ClipResult, ClipStatistics, clip_grad_norm_, clip_grads, thresholds
     from evenkeel.partition import Component, Components, components
@@ -23,6 +24,7 @@ __all__ = [
     "clip_grads",
     "components",
     "errors",
+    "optim",
     "thresholds",
 ]
 
@@ -36,6 +38,7 @@ _HOME = {
     "clip_grads": "evenkeel.clipping",
     "components": "evenkeel.partition",
     "errors": "evenkeel.errors",
+    "optim": "evenkeel.optim",
     "thresholds": "evenkeel.clipping.thresholds",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from typing import Any, cast, final
@@ -15,8 +16,16 @@ from evenkeel.clipping import ClipResult
 from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers._component_clip import ComponentClip
 from evenkeel.integrations.transformers._each_step import EachStep
+from evenkeel.integrations.transformers._optimizers import (
+    OptimizerKind,
+    check_choice,
+    clipped_adamw,
+    stepping_in_backward,
+)
 from evenkeel.integrations.transformers._phases import Phases
+from evenkeel.integrations.transformers._recorder import Recorder
 from evenkeel.methods import Method, Mix, PhaseSchedule, parse_method
+from evenkeel.optim import ClippedAdamW, InBackward
 from evenkeel.partition import Components, components
 
 __all__ = ["MethodTrainer"]
@@ -56,6 +65,8 @@ class MethodTrainer(Trainer):
         args: TrainingArguments | None = None,
         *,
         methods: Sequence[str | Method],
+        optimizer: OptimizerKind | None = None,
+        in_backward: bool = False,
         **kwargs: Any,
     ) -> None:
         """Set up the training.
@@ -64,6 +75,10 @@ class MethodTrainer(Trainer):
             model: the model to fine-tune.
             args: the training arguments; they are copied, not changed.
             methods: names with options, or methods; see ``evenkeel.methods``.
+            optimizer: ``"clipped-adamw"`` clips inside of AdamW's update, see :class:`evenkeel.optim.ClippedAdamW`:
+                the same weights, one pass over the gradients less.
+            in_backward: clip, step and free every component in backward, see
+                :func:`evenkeel.optim.step_in_backward`: the same weights, and gradients are never there all at once.
             **kwargs: everything else that a Trainer takes.
 
         Raises:
@@ -80,6 +95,14 @@ class MethodTrainer(Trainer):
             )
         args = copy.copy(args) if args is not None else TrainingArguments()
         args.max_grad_norm = 0.0
+        check_choice(optimizer, in_backward, args)
+        if in_backward and any(isinstance(callback, Recorder) for callback in kwargs.get("callbacks") or ()):
+            raise MethodError(
+                "Recorder looks at gradients before the optimizer steps, and in_backward=True leaves none by then; "
+                "drop one of them (the norms of the latest step are in MethodTrainer.last_clip)"
+            )
+        self._kind, self._wants_backward = optimizer, in_backward
+        self._clipper: ClippedAdamW | InBackward | None = None
         super().__init__(model, args, **kwargs)
         if self.model is None:
             raise MethodError("MethodTrainer was given no model; pass model, or model_init")
@@ -90,19 +113,44 @@ class MethodTrainer(Trainer):
         self._clip = _MethodClip(self.mix)
         self._phases = Phases(self._schedule)
         self.add_callback(self._phases)
-        self.add_callback(self._clip)
+        if self._kind is None and not self._wants_backward:
+            self.add_callback(self._clip)
 
     @property
     def last_clip(self) -> ClipResult | None:
         """What the latest step clipped; None before the first."""
-        return self._clip.last
+        return self._clip.last if self._clipper is None else self._clipper.last
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as ``Trainer.train`` does; afterwards everything that could be trained before can be trained again."""
         try:
+            if isinstance(self._clipper, InBackward) and self.model_init is None:  # of a training before
+                self._clipper.attach()
             return super().train(*args, **kwargs)
         finally:
             self._phases.release()
+            if isinstance(self._clipper, InBackward):
+                self._clipper.remove()
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimizer of ``TrainingArguments``, and let it clip if it is to."""
+        if self._clipper is not None and self.optimizer is not None:  # which model_init has the Trainer forget
+            return cast(torch.optim.Optimizer, self.optimizer)
+        plain = super().create_optimizer(model)
+        if self._kind is not None or self._wants_backward:
+            clipping = self.mix.clipping(components(cast(nn.Module, self.model if model is None else model)))
+            if self._wants_backward:
+                self._clipper = stepping_in_backward(plain, clipping, self.args)
+            else:
+                self._clipper = clipped_adamw(plain, clipping)
+            self.optimizer = self._clipper
+        return cast(torch.optim.Optimizer, self.optimizer)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run a micro-step as ``Trainer.training_step`` does; where steps happen in backward, the last one steps."""
+        last = self.accelerator.sync_gradients or not isinstance(self._clipper, InBackward)
+        with contextlib.nullcontext() if last else cast(InBackward, self._clipper).accumulate():
+            return super().training_step(*args, **kwargs)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
