@@ -67,8 +67,13 @@ def update_by_torch(group: dict[str, Any], lists: Lists, *, correct_bias: bool, 
         steps = [torch.full_like(step, _FAR) for step in steps]
         torch._foreach_add_(lists.state_steps, 1)
     fused = group["fused"]
-    if found_inf is not None and not fused:
-        raise AssertionError("torch looks at found_inf in its fused update alone")
+    if (
+        fused is None
+        and not group["foreach"]
+        and not torch.compiler.is_compiling()
+        and all(map(_is_plain, lists.params))
+    ):
+        fused = True  # torch would go through the parameters one by one
     adamw(
         lists.params,
         lists.grads,
@@ -91,3 +96,7 @@ def update_by_torch(group: dict[str, Any], lists: Lists, *, correct_bias: bool, 
         eps=group["eps"],
         maximize=group["maximize"],
     )
+
+
+def _is_plain(parameter: Tensor) -> bool:
+    return parameter.is_cpu and parameter.is_floating_point() and type(parameter) in (Tensor, torch.nn.Parameter)

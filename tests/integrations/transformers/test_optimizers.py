@@ -136,7 +136,7 @@ def test_another_optimizer_than_adamw_is_refused(arguments: Arguments) -> None:
 def test_every_training_of_model_init_has_its_own_optimizer(way: str, arguments: Arguments) -> None:
     args = arguments(max_steps=2)
     trainer = MethodTrainer(
-        None, args, model_init=_models.bert, methods=["component-clip"], train_dataset=DATA, **WAYS[way]
+        None, args, model_init=lambda: _models.bert(), methods=["component-clip"], train_dataset=DATA, **WAYS[way]
     )
     found = []
     for _ in range(2):

@@ -135,7 +135,7 @@ class MethodTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimizer of ``TrainingArguments``, and let it clip if it is to."""
         if self._clipper is not None and self.optimizer is not None:  # which model_init has the Trainer forget
-            return cast(torch.optim.Optimizer, self.optimizer)
+            return self.optimizer
         plain = super().create_optimizer(model)
         if self._kind is not None or self._wants_backward:
             clipping = self.mix.clipping(components(cast(nn.Module, self.model if model is None else model)))
