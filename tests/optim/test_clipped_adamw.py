@@ -76,7 +76,7 @@ def ours(
 # --- the same weights
 
 
-@pytest.mark.parametrize("steps", [40, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [40, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_it_is_clipping_and_then_adamw(threshold: str, steps: int) -> None:
     make = THRESHOLDS[threshold]
@@ -84,7 +84,7 @@ def test_it_is_clipping_and_then_adamw(threshold: str, steps: int) -> None:
     _runs.assert_alike(ours(_runs.bert, make(), steps), theirs)
 
 
-@pytest.mark.parametrize("steps", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [10, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("by", ["tensor", "layer", "global"])
 @pytest.mark.parametrize("model", _runs.MODELS)
 def test_on_every_architecture_and_partition(model: str, by: Any, steps: int) -> None:

@@ -67,7 +67,7 @@ def ours(
 # --- the same weights
 
 
-@pytest.mark.parametrize("steps", [10, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [10, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("by", ["tensor", "layer", "global"])
 @pytest.mark.parametrize("model", _runs.MODELS)
 def test_on_every_architecture_and_partition(model: str, by: Any, steps: int) -> None:
@@ -84,7 +84,7 @@ def test_with_any_optimizer(name: str) -> None:
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [20, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_with_every_threshold_of_components_own(threshold: str, steps: int) -> None:
     make = THRESHOLDS[threshold]
