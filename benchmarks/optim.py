@@ -33,11 +33,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig, LlamaForCausalLM, Trainer
 
 import evenkeel as ek
-from evenkeel.clipping import cpu
 from evenkeel.integrations.transformers import ComponentClip, MethodTrainer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from clipping import EVERYTHING, NOTHING, Timing, bert_large, fill, small
+from clipping import EVERYTHING, NOTHING, Timing, bert_large, fill, refill, small, timed, without_kernels
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"BERT-large, 335M entries": bert_large, "small BERT, 2M entries": small}
 
@@ -73,13 +72,6 @@ def updates(model: nn.Module) -> dict[str, Callable[[], object]]:
         ek.clip_grad_norm_(parts, EVERYTHING)
         plain.step()
 
-    clipping = ours(EVERYTHING)
-
-    def without_kernels() -> None:
-        available, cpu.available = cpu.available, lambda: False
-        clipping()
-        cpu.available = available
-
     return {
         "fused AdamW, no clipping": plain.step,
         "torch's clipping + fused AdamW": torch_clipping,
@@ -87,7 +79,7 @@ def updates(model: nn.Module) -> dict[str, Callable[[], object]]:
         "ClippedAdamW, nothing clipped": ours(NOTHING),
         "ClippedAdamW, everything clipped": ours(EVERYTHING),
         "ClippedAdamW, Ema": ours(ek.thresholds.Ema(warmup=0)),
-        "the same without the extra cpu": without_kernels,
+        "the same without the extra cpu": without_kernels(ours(EVERYTHING)),
     }
 
 
@@ -98,33 +90,10 @@ def measure_updates(repeat: int) -> None:
         model = make()
         source, ways = fill(model), updates(model)
         before = functools.partial(refill, model, source)
-        rows += [(name if first else "", *row) for first, row in timed(ways, repeat, before)]
+        for way, timing in timed(ways, repeat, before).items():
+            rows.append((name, way, *timing.row()))
+            name = ""
     table(("model", "way", "ms", "ratio to fused AdamW (quartiles)"), rows)
-
-
-def refill(model: nn.Module, source: list[Tensor]) -> None:
-    """Give the gradients back what clipping took."""
-    with torch.no_grad():
-        torch._foreach_copy_([parameter.grad for parameter in model.parameters()], source)
-
-
-def timed(
-    ways: dict[str, Callable[[], object]], repeat: int, before: Callable[[], object]
-) -> list[tuple[bool, tuple[str, ...]]]:
-    """Time all ways round by round; return whether a row is the first, and the row."""
-    found = {name: Timing([], []) for name in ways}
-    for round_ in range(repeat + 2):
-        reference = 0.0
-        for name, call in ways.items():
-            before()
-            start = time.perf_counter()
-            call()
-            taken = 1000 * (time.perf_counter() - start)
-            reference = reference or taken
-            if round_ >= 2:
-                found[name].milliseconds.append(taken)
-                found[name].ratios.append(taken / reference)
-    return [(not index, (name, *timing.row())) for index, (name, timing) in enumerate(found.items())]
 
 
 # --- whole steps
