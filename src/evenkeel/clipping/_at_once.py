@@ -15,7 +15,7 @@ from evenkeel.clipping._gradients import Gradients
 from evenkeel.clipping._norms import accumulation_dtype, component_norms, tensor_norms
 from evenkeel.clipping._plan import Plan
 from evenkeel.clipping._scale import scale
-from evenkeel.clipping._values import can_look
+from evenkeel.clipping._values import all_at_hand
 from evenkeel.clipping.thresholds import EPSILON, Limits
 
 __all__ = ["can_clip_at_once", "clip_at_once"]
@@ -33,7 +33,7 @@ def can_clip_at_once(gradients: Gradients, where: Plan) -> bool:
     Returns:
         Whether nothing but fixed thresholds is lacking.
     """
-    return where.alone and all(map(can_look, gradients.read))
+    return where.alone and all_at_hand(gradients.read)
 
 
 def clip_at_once(
@@ -53,18 +53,11 @@ def clip_at_once(
     dtype = accumulation_dtype(gradients.read)
     limits = torch.tensor(thresholds, dtype=dtype, device="cpu")
     norms = torch.zeros(len(thresholds), dtype=dtype, device="cpu")
-    number = Counter(gradients.slots)
-    alone = [
-        index
-        for index, (read, write, owner) in enumerate(
-            zip(gradients.read, gradients.write, gradients.owners, strict=True)
-        )
-        if read is write and number[owner] == 1
-    ]
+    alone = _alone(gradients)
     done = _clip_compiled if norm_type == 2.0 and dtype == torch.float32 and cpu.available() else _clip_long
     apart = done(gradients, alone, limits, norms, norm_type=norm_type, silence=silence)
-    rest = [index for index in range(len(gradients.read)) if index not in apart]
-    if rest:
+    if len(apart) < len(gradients.read):
+        rest = [index for index in range(len(gradients.read)) if index not in apart]
         owners = [gradients.owners[index] for index in rest]
         norms += component_norms(
             [gradients.read[index] for index in rest], owners, count=len(thresholds), norm_type=norm_type, dtype=dtype
@@ -75,14 +68,26 @@ def clip_at_once(
     return norms, Limits(thresholds=limits, norms=norms)
 
 
+def _alone(gradients: Gradients) -> Sequence[int]:
+    """Return the gradients that are the whole of their component, and are scaled as they are read."""
+    places: Sequence[int] = range(len(gradients.read))
+    number = Counter(gradients.slots)
+    if len(number) < len(places):
+        places = [place for place in places if number[gradients.owners[place]] == 1]
+    return [place for place in places if gradients.read[place] is gradients.write[place]]
+
+
 def _clip_compiled(
     gradients: Gradients, alone: Sequence[int], limits: Tensor, norms: Tensor, *, norm_type: float, silence: bool
 ) -> set[int]:
     """Clip by one compiled call what it can read; return which gradients these were."""
     readable = [alone[place] for place in cpu.readable([gradients.write[index] for index in alone])]
-    owners = [gradients.owners[index] for index in readable]
     grads = [gradients.write[index] for index in readable]
-    norms[owners] = cpu.clip_(grads, limits[owners], silence=silence, epsilon=EPSILON)
+    if len(readable) == len(norms):  # one for each component, in their order: nearly always
+        norms.copy_(cpu.clip_(grads, limits, silence=silence, epsilon=EPSILON))
+    else:
+        owners = torch.tensor([gradients.owners[index] for index in readable], dtype=torch.int64, device="cpu")
+        norms[owners] = cpu.clip_(grads, limits[owners], silence=silence, epsilon=EPSILON)
     return set(readable)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["can_look"]
+__all__ = ["all_at_hand", "can_look"]
 
 
 def can_look(tensor: Tensor) -> bool:
@@ -18,3 +20,17 @@ def can_look(tensor: Tensor) -> bool:
         Whether to look.
     """
     return not torch.compiler.is_compiling() and tensor.is_cpu and type(tensor) is Tensor
+
+
+def all_at_hand(tensors: Sequence[Tensor]) -> bool:
+    """Say whether :func:`can_look` holds for every one of many tensors.
+
+    Args:
+        tensors: any.
+
+    Returns:
+        Whether to look at all of them.
+    """
+    if torch.compiler.is_compiling() or not all(tensor.is_cpu for tensor in tensors):
+        return False
+    return {type(tensor) for tensor in tensors} <= {Tensor}
