@@ -23,7 +23,7 @@ from evenkeel.clipping import (
 from evenkeel.errors import OptimizerError
 from evenkeel.optim._clipped_adamw import ClippedAdamW
 from evenkeel.optim._groups import refuse_strangers
-from evenkeel.optim._states import keep_threshold
+from evenkeel.optim._states import keep_threshold, refuse_copy
 from evenkeel.partition import Components, components
 
 __all__ = ["clipped", "refuse_unclippable"]
@@ -87,6 +87,9 @@ def clipped(
                 "step() of a clipped optimizer was given a closure, which computes gradients after they were clipped; "
                 "call backward() before step(), or clip inside of the closure by evenkeel.clip_grad_norm_"
             )
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and found_inf.device.type == "cpu" and found_inf.item():
+            return  # a fused update skips the step too
         _unscale(optimizer)
         result = clip_grad_norm_(parts, max_norm, norm_type, nonfinite, group=group)
         if statistics is not None:
@@ -94,6 +97,8 @@ def clipped(
 
     optimizer.register_step_pre_hook(clip)
     setattr(optimizer, _MARK, True)
+    for copying in ("__deepcopy__", "__reduce_ex__"):  # a copy would lose the hook, and step without clipping
+        setattr(optimizer, copying, refuse_copy)
     keep_threshold(optimizer, max_norm)
     return optimizer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from evenkeel.clipping import (
     ClipResult,
     MaxNorm,
     Nonfinite,
+    applicable,
     as_threshold,
     check_max_norm,
     check_nonfinite,
@@ -28,7 +29,7 @@ from evenkeel.optim._groups import Given, as_groups
 from evenkeel.optim._jobs import find_jobs
 from evenkeel.optim._lists import Lists, lists_of, update_by_torch
 from evenkeel.optim._settings import Settings
-from evenkeel.optim._states import keep_threshold
+from evenkeel.optim._states import keep_threshold, refuse_copy
 from evenkeel.optim._way import Clip, Way
 from evenkeel.optim.cpu import OnCpu
 from evenkeel.optim.gpu import OnGpu
@@ -144,6 +145,7 @@ class ClippedAdamW(AdamW):
         self._shared = group is not None or any(piece.spread() for part in self.parts for piece in part.pieces)
         self._correct_bias = correct_bias
         self._on_gpu = OnGpu()
+        self._own: tuple[int, Components] | None = None
         self._ready = False
         self.last: ClipResult | None = None
         super().__init__(
@@ -161,6 +163,9 @@ class ClippedAdamW(AdamW):
         )
         self._ready = True
         keep_threshold(self, max_norm)
+
+    __deepcopy__ = refuse_copy
+    __reduce_ex__ = refuse_copy
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose parameters must belong to the components: a layer that is released, for instance.
@@ -186,7 +191,8 @@ class ClippedAdamW(AdamW):
             What the closure returned, else None.
 
         Raises:
-            GradientError: if there is no gradient at all, or ``nonfinite="error"`` met a norm that is not finite.
+            GradientError: if ``nonfinite="error"`` met a norm that is not finite; without any gradient nothing happens,
+                as in torch.
         """
         loss = None
         if closure is not None:
@@ -209,9 +215,11 @@ class ClippedAdamW(AdamW):
         if scale is not None:
             torch._foreach_div_(grads, scale)
         if grads or self._shared:
-            self.last = clip_grad_norm_(
-                self.parts, self._threshold, self._norm_type, self._nonfinite, group=self._stages
-            )
+            parts = self._trained()
+            max_norm = applicable(self._threshold, parts)
+            self.last = clip_grad_norm_(parts, max_norm, self._norm_type, self._nonfinite, group=self._stages)
+        for one in lists:  # clipping may have put others in the place of some
+            one.grads[:] = [cast(Tensor, parameter.grad) for parameter in one.params]
         for group, one in zip(self.param_groups, lists, strict=True):
             if one.params:
                 update_by_torch(group, one, correct_bias=self._correct_bias, found_inf=found_inf)
@@ -230,14 +238,14 @@ class ClippedAdamW(AdamW):
         if way is None:
             return False
         settings = Settings.of(self.param_groups, lists, correct_bias=self._correct_bias)
-        jobs = find_jobs(self.parts, lists, settings.places, way.reads)
+        parts = self._trained()
+        jobs = find_jobs(parts, lists, settings.places, way.reads)
         if jobs is None or not way.takes(jobs):
             return False
-        settings.advance(found_inf)
         gain = None if scale is None else scale.double().reciprocal().float()
         clip = Clip(
-            parts=self.parts,
-            threshold=as_threshold(self._threshold, self.parts),
+            parts=parts,
+            threshold=as_threshold(applicable(self._threshold, parts), parts),
             norm_type=self._norm_type,
             nonfinite=self._nonfinite,
             stages=self._stages,
@@ -245,6 +253,15 @@ class ClippedAdamW(AdamW):
         )
         self.last = way.step(jobs, settings, clip, gain, found_inf)
         return True
+
+    def _trained(self) -> Components:
+        """Return the components that have a parameter in a group: others' gradients are none of its business."""
+        groups = len(self.param_groups)
+        if self._own is None or self._own[0] != groups:
+            known = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+            own = [part for part in self.parts if any(id(parameter) in known for parameter in part.parameters)]
+            self._own = groups, self.parts if len(own) == len(self.parts) else Components(own)
+        return self._own[1]
 
     def _way(self) -> Way | None:
         """Return the kernels for the device that the parameters are on by now."""

@@ -67,9 +67,10 @@ def _parameters(given: Any) -> tuple[list[Tensor], list[Component]]:
         given = [given]
     entries = components(given) if isinstance(given, nn.Module) else list(given or ())
     own = [entry for entry in entries if isinstance(entry, Component)]
-    tensors = [
-        tensor for entry in entries for tensor in (entry.parameters if isinstance(entry, Component) else [entry])
-    ]
+    tensors: list[Any] = []
+    for entry in entries:
+        named = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)  # of named_parameters()
+        tensors += entry.parameters if isinstance(entry, Component) else [entry[1] if named else entry]
     strange = next((tensor for tensor in tensors if not isinstance(tensor, Tensor)), None)
     if strange is not None:
         raise ComponentError(

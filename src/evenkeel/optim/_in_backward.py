@@ -19,6 +19,7 @@ from evenkeel.clipping import ClipResult, MaxNorm, Nonfinite, check_nonfinite, c
 from evenkeel.errors import ComponentError, GradientError, OptimizerError, ThresholdError
 from evenkeel.optim._clipped import refuse_unclippable
 from evenkeel.optim._groups import refuse_strangers
+from evenkeel.optim._states import refuse_copy
 from evenkeel.optim._units import Unit, units_of
 from evenkeel.partition import Components, components
 
@@ -50,6 +51,8 @@ def step_in_backward(
     - DDP: give the wrapped model, or say ``replicated=True``. Hooks run before its reduction, so that everything is
       stepped at the end of backward, once it is reduced, and no memory is saved.
     - Activation checkpointing: with ``use_reentrant=False``.
+    - A weight that is also used through ``detach()`` behind its last use with a gradient is changed too early for that:
+      torch says that it was "modified by an inplace operation".
 
     Args:
         parts: the components of the model as it is trained, or the model.
@@ -137,16 +140,33 @@ class InBackward(Optimizer):
         self._stepped: dict[int, ClipResult] = {}
         self._accumulating = False
         self._task: int | None = None  # the backward that runs, or that did not finish
+        self._came: dict[int, set[int]] = {}  # of this backward: unit -> parameters whose gradient is complete
         self._unit_of = {id(p): index for index, unit in enumerate(self._units) for p in unit.parameters}
         self._hooks: list[Any] = []
         self.attach()
 
     def attach(self) -> None:
-        """Set the hooks again that :meth:`remove` took off; where they are, nothing happens."""
-        self._hooks = self._hooks or [
+        """Set the hooks again that :meth:`remove` took off; where they are, nothing happens.
+
+        Raises:
+            OptimizerError: if another one steps these parameters in backward.
+        """
+        if self._hooks:
+            return
+        trained = [parameter for unit in self._units for parameter in unit.parameters if parameter.requires_grad]
+        hooks: list[Any] = [
+            hook
+            for parameter in trained
+            for hook in (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values()
+        ]
+        if any(isinstance(getattr(hook, "__self__", None), InBackward) for hook in hooks):
+            raise OptimizerError(
+                "these parameters are stepped in backward already, and their gradients would be gone before this "
+                "optimizer saw them; call remove() of the one before"
+            )
+        self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
-            for unit in self._units
-            for parameter in unit.parameters
+            for parameter in trained
         ]
 
     @contextlib.contextmanager
@@ -171,7 +191,7 @@ class InBackward(Optimizer):
         Raises:
             OptimizerError: if there is a closure, or a ``GradScaler`` calls.
         """
-        if getattr(self, "grad_scale", None) is not None:
+        if hasattr(self, "found_inf"):  # which a scaler sets while it steps
             raise OptimizerError(
                 "a GradScaler was used with stepping in backward, where gradients are used before it can divide by its "
                 "scale; train in bfloat16 (torch.autocast(dtype=torch.bfloat16)), which needs no scaler, or step after "
@@ -186,12 +206,16 @@ class InBackward(Optimizer):
 
     # GradScaler then hands its scale over instead of failing on gradients that are gone.
     _step_supports_amp_scaling = True
+    _evenkeel_clips = True  # see evenkeel.optim.clipped
+
+    __deepcopy__ = refuse_copy
+    __reduce_ex__ = refuse_copy
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop what still has a gradient, as after a backward that failed."""
         self.optimizer.zero_grad(set_to_none)
         self._task = None
-        self._stepped = {}
+        self._stepped, self._came = {}, {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refuse further parameters, by an ``OptimizerError``."""
@@ -223,6 +247,11 @@ class InBackward(Optimizer):
         if saved is not None:
             name, units = saved.get("name"), saved.get("units", {})
             mine = type(self._units[0].threshold).__name__
+            if "units" not in saved:
+                raise ThresholdError(
+                    f"the state is that of an optimizer that clips after backward, whose {name} knows all components "
+                    "together; load it into one of the same kind, or leave its entry 'threshold' out"
+                )
             if name != mine or set(units) != {unit.name for unit in self._units}:
                 raise ThresholdError(
                     f"the state was saved with the threshold {name} for {len(units)} parts of a model, and this "
@@ -231,6 +260,9 @@ class InBackward(Optimizer):
                 )
             for unit in self._units:
                 unit.threshold.load_state_dict(units[unit.name])
+        else:
+            for unit in self._units:
+                unit.begin_anew()
         self.optimizer.load_state_dict(state_dict)
         self._share()
 
@@ -239,13 +271,13 @@ class InBackward(Optimizer):
         """What the latest step clipped, in the order of the components; None before the first."""
         if not self._results:
             return None
-        first = next(iter(self._results.values()))
-        norms = first.norms.new_zeros(len(self.parts))
+        wide = max((result.norms.dtype for result in self._results.values()), key=lambda dtype: dtype.itemsize)
+        norms = next(iter(self._results.values())).norms.new_zeros(len(self.parts), dtype=wide)
         thresholds, coefficients = torch.full_like(norms, torch.inf), torch.ones_like(norms)
         for index, result in self._results.items():
             places = list(self._units[index].places)
-            norms[places], thresholds[places] = result.norms, result.thresholds
-            coefficients[places] = result.coefficients
+            norms[places], thresholds[places] = result.norms.to(wide), result.thresholds.to(wide)
+            coefficients[places] = result.coefficients.to(wide)
         return ClipResult(
             names=tuple(part.name for part in self.parts),
             norms=norms,
@@ -271,7 +303,9 @@ class InBackward(Optimizer):
         if task != self._task:
             self._begin(task)
         unit = self._unit_of[id(parameter)]
-        if not self._at_the_end and all(p.grad is not None for p in self._units[unit].parameters):
+        came = self._came.setdefault(unit, set())  # a gradient may be there from micro-steps before, and incomplete
+        came.add(id(parameter))
+        if not self._at_the_end and len(came) == len(self._units[unit].parameters):
             self._step_unit(unit)
 
     def _begin(self, task: int) -> None:
@@ -284,7 +318,7 @@ class InBackward(Optimizer):
             )
         self._refuse_unfinished()
         self._task = task
-        self._stepped = {}
+        self._stepped, self._came = {}, {}
         finish = self._finish
         if self._at_the_end:  # behind what DDP has queued by the end of backward
 
@@ -297,8 +331,8 @@ class InBackward(Optimizer):
         if self._task is not None:
             raise GradientError(
                 f"the backward before did not come to its end: {len(self._stepped)} of {len(self._units)} parts of the "
-                "model had been stepped, the others are as they were; call zero_grad() to drop their gradients and go "
-                "on, or go back to a checkpoint"
+                "model had been stepped, the others are as they were; call zero_grad() of what step_in_backward "
+                "returned, which drops their gradients, and go on, or go back to a checkpoint"
             )
 
     def _finish(self) -> None:
@@ -310,8 +344,12 @@ class InBackward(Optimizer):
         for index, unit in enumerate(self._units):
             if any(parameter.grad is not None for parameter in unit.parameters):
                 self._step_unit(index)
-        if self._stepped:
-            self._results, self._stepped = self._stepped, {}
+        if not self._stepped:
+            return
+        for index, unit in enumerate(self._units):
+            if index not in self._stepped:
+                unit.pass_over(self._norm_type)
+        self._results, self._stepped = self._stepped, {}
 
     @torch.no_grad()
     def _step_unit(self, index: int) -> None:

@@ -67,12 +67,9 @@ def update_by_torch(group: dict[str, Any], lists: Lists, *, correct_bias: bool, 
         steps = [torch.full_like(step, _FAR) for step in steps]
         torch._foreach_add_(lists.state_steps, 1)
     fused = group["fused"]
-    if (
-        fused is None
-        and not group["foreach"]
-        and not torch.compiler.is_compiling()
-        and all(map(_is_plain, lists.params))
-    ):
+    free = fused is None and group["foreach"] is None and not group["amsgrad"] and not torch.compiler.is_compiling()
+    four = (lists.params, lists.grads, lists.exp_avgs, lists.exp_avg_sqs)
+    if free and all(all(map(_is_plain, tensors)) for tensors in four):
         fused = True  # torch would go through the parameters one by one
     adamw(
         lists.params,
@@ -98,5 +95,12 @@ def update_by_torch(group: dict[str, Any], lists: Lists, *, correct_bias: bool, 
     )
 
 
-def _is_plain(parameter: Tensor) -> bool:
-    return parameter.is_cpu and parameter.is_floating_point() and type(parameter) in (Tensor, torch.nn.Parameter)
+def _is_plain(tensor: Tensor) -> bool:
+    """Say whether torch's fused update reads a tensor right: it goes by addresses, whatever the strides are."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.is_cpu
+        and tensor.is_floating_point()
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+    )

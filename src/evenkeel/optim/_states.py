@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch.optim import Optimizer
 
 from evenkeel.clipping import MaxNorm
 from evenkeel.clipping.thresholds import Threshold
-from evenkeel.errors import ThresholdError
+from evenkeel.errors import OptimizerError, ThresholdError
 
-__all__ = ["keep_threshold"]
+__all__ = ["keep_threshold", "refuse_copy"]
 
 _ENTRY = "threshold"
 
@@ -28,6 +29,8 @@ def keep_threshold(optimizer: Optimizer, max_norm: MaxNorm) -> None:
     if not isinstance(max_norm, Threshold):
         return
 
+    fresh = copy.deepcopy(max_norm.state_dict())
+
     def save(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         learnt = max_norm.state_dict()
         return {**state, _ENTRY: {"name": type(max_norm).__name__, "state": learnt}} if learnt else state
@@ -35,7 +38,14 @@ def keep_threshold(optimizer: Optimizer, max_norm: MaxNorm) -> None:
     def load(_: Optimizer, state: dict[str, Any]) -> None:
         saved = state.get(_ENTRY)
         if saved is None:
+            if fresh:
+                max_norm.load_state_dict(copy.deepcopy(fresh))
             return
+        if "state" not in saved:
+            raise ThresholdError(
+                f"the state is that of an optimizer that steps in backward, where every part of the model has a "
+                f"{saved.get('name')} of its own; load it into one of the same kind, or leave its entry '{_ENTRY}' out"
+            )
         if saved["name"] != type(max_norm).__name__:
             raise ThresholdError(
                 f"the optimizer's state was saved with the threshold {saved['name']} and this one has "
@@ -46,3 +56,11 @@ def keep_threshold(optimizer: Optimizer, max_norm: MaxNorm) -> None:
 
     optimizer.register_state_dict_post_hook(save)
     optimizer.register_load_state_dict_pre_hook(load)
+
+
+def refuse_copy(*_: Any) -> Any:
+    """Refuse, by an ``OptimizerError``, to be copied or pickled: components are those of one model's parameters."""
+    raise OptimizerError(
+        "an optimizer that clips by component cannot be copied or pickled, because its components are bound to the "
+        "parameters of its model; make one for the copied model, and load_state_dict(optimizer.state_dict())"
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from evenkeel.clipping import MaxNorm, as_threshold
-from evenkeel.clipping.thresholds import Fixed, Threshold
+from evenkeel.clipping.thresholds import Fixed, Seen, Threshold
 from evenkeel.errors import ThresholdError
 from evenkeel.partition import Components
 
@@ -27,6 +29,7 @@ class Unit:
         parameters: their parameters that the optimizer trains.
         threshold: what their norms may be; one that learns belongs to this unit alone.
         shares: for each of the optimizer's groups that has some of the parameters its place, and these.
+        fresh: the state of the threshold at the beginning.
     """
 
     parts: Components
@@ -35,10 +38,26 @@ class Unit:
     threshold: Threshold
     shares: tuple[tuple[int, tuple[Tensor, ...]], ...]
 
+    fresh: dict[str, Any]
+
     @property
     def name(self) -> str:
         """The name of the first component."""
         return self.parts[0].name
+
+    def pass_over(self, norm_type: float) -> None:
+        """Let the threshold see a step without a gradient, as it would where all components are clipped together."""
+        if self.threshold.needs_weights or isinstance(self.threshold, Fixed):
+            return  # these remember nothing
+        self.threshold.bind(self.parts)
+        device = self.parameters[0].device
+        norms = torch.zeros(len(self.parts), dtype=torch.float32, device=device)
+        self.threshold.limits(Seen(norms=norms, norm_type=norm_type))
+
+    def begin_anew(self) -> None:
+        """Let the threshold forget what it has learnt."""
+        if self.fresh:
+            self.threshold.load_state_dict(copy.deepcopy(self.fresh))
 
 
 def units_of(parts: Components, optimizer: Optimizer, max_norm: MaxNorm) -> list[Unit]:
@@ -92,5 +111,6 @@ def _unit(parts: Components, members: Sequence[int], threshold: Threshold, group
         places=tuple(members),
         parameters=parameters,
         threshold=mine,
+        fresh=copy.deepcopy(mine.state_dict()),
         shares=tuple((place, tuple(p for p in parameters if group_of[id(p)] == place)) for place in places),
     )

@@ -63,7 +63,7 @@ class Way(ABC):
 
         Args:
             jobs: what is updated; such as :meth:`takes` allows.
-            settings: by which numbers; their steps are counted already.
+            settings: by which numbers; the step is counted here, once nothing can be refused any more.
             clip: how gradients are clipped.
             gain: one over a loss scale, 0-dimensional; None for 1.
             found_inf: where it is not 0, nothing is written; None to write in any case.

@@ -46,6 +46,7 @@ def reads(tensor: Tensor) -> bool:
         and tensor.dtype is torch.float32
         and tensor.is_cpu
         and tensor.is_contiguous()
+        and not tensor.is_neg()
         and (tensor.data_ptr() != 0 or not tensor.numel())  # a tensor may stand for zeros that are nowhere
     )
 

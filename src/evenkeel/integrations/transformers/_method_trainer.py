@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast, final
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import SchedulerType, Trainer, TrainerState, TrainingArguments, get_scheduler
+from transformers import SchedulerType, Trainer, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 from evenkeel.clipping import ClipResult
+from evenkeel.clipping.thresholds import Threshold
 from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers._component_clip import ComponentClip
 from evenkeel.integrations.transformers._each_step import EachStep
@@ -38,10 +40,27 @@ class _MethodClip(EachStep):
     def __init__(self, mix: Mix) -> None:
         super().__init__()
         self._mix = mix
+        self._learning: Threshold | None = None
         self.last: ClipResult | None = None
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin with a threshold that has learnt nothing; the method's own is a configuration."""
+        super().on_train_begin(args, state, control, **kwargs)
+        given = self._mix.clipping(components(kwargs["model"])).max_norm
+        self._learning = copy.deepcopy(given) if isinstance(given, Threshold) else None
+        if state.global_step and self._learning is not None and self._learning.state_dict():
+            raise MethodError(
+                f"{given!r} learns, and what it had learnt is not in the checkpoint of this MethodTrainer; train with "
+                "optimizer='clipped-adamw', whose state has it, or with the callback ComponentClip"
+            )
+
     def _act(self, parts: Components, state: TrainerState) -> None:
-        self.last = self._mix.clipping(parts).clip()
+        clipping = self._mix.clipping(parts)
+        if self._learning is not None:
+            clipping = replace(clipping, max_norm=self._learning)
+        self.last = clipping.clip()
 
 
 class MethodTrainer(Trainer):
@@ -95,7 +114,7 @@ class MethodTrainer(Trainer):
             )
         args = copy.copy(args) if args is not None else TrainingArguments()
         args.max_grad_norm = 0.0
-        check_choice(optimizer, in_backward, args)
+        check_choice(optimizer, in_backward, args, kwargs.get("optimizers"))
         if in_backward and any(isinstance(callback, Recorder) for callback in kwargs.get("callbacks") or ()):
             raise MethodError(
                 "Recorder looks at gradients before the optimizer steps, and in_backward=True leaves none by then; "
@@ -125,6 +144,7 @@ class MethodTrainer(Trainer):
         """Train as ``Trainer.train`` does; afterwards everything that could be trained before can be trained again."""
         try:
             if isinstance(self._clipper, InBackward) and self.model_init is None:  # of a training before
+                self._clipper.zero_grad()  # whatever ended it
                 self._clipper.attach()
             return super().train(*args, **kwargs)
         finally:

@@ -33,7 +33,7 @@ class OnCpu(Way):
         self, jobs: Jobs, settings: Settings, clip: Clip, gain: Tensor | None, found_inf: Tensor | None
     ) -> ClipResult:
         """Update, in place; that ``found_inf`` is 0 was seen before."""
-        signs = torch.tensor(settings.signs)[jobs.settings]
+        signs = torch.tensor(settings.signs, dtype=torch.float32, device="cpu")[jobs.settings]
         gains = signs if gain is None else signs * gain
         at_once = (
             isinstance(clip.threshold, Fixed)
@@ -41,11 +41,14 @@ class OnCpu(Way):
             and clip.nonfinite != "error"
             and clip.norm_type == 2.0
             and len(set(jobs.owners)) == len(jobs.owners)
+            and all(len(part.pieces) == 1 for part in clip.parts)
         )
         if at_once:
+            settings.advance(found_inf)
             assert isinstance(clip.threshold, Fixed)  # noqa: S101  as was asked
             return _at_once(jobs, settings, clip, clip.threshold, gains)
         result = clip.coefficients(gain)
+        settings.advance(found_inf)
         silenced = (
             ~result.norms.isfinite() if clip.nonfinite == "zero" else torch.zeros_like(result.norms, dtype=torch.bool)
         )
@@ -56,7 +59,7 @@ class OnCpu(Way):
 
 def _at_once(jobs: Jobs, settings: Settings, clip: Clip, threshold: Fixed, gains: Tensor) -> ClipResult:
     silence = clip.nonfinite == "zero"
-    thresholds = torch.tensor(threshold.values)
+    thresholds = torch.tensor(threshold.values, dtype=torch.float32, device="cpu")
     norms = torch.zeros_like(thresholds)
     norms[jobs.owners] = clip_and_update_(jobs, thresholds[jobs.owners], gains, settings.numbers(), silence=silence)
     coefficients = Limits(thresholds=thresholds, norms=norms).coefficients

@@ -29,7 +29,7 @@ class OnGpu(Way):
 
     def reads(self, tensor: Tensor) -> bool:
         """Say whether a tensor is a plain floating one."""
-        return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in DTYPES
+        return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in DTYPES and not tensor.is_neg()
 
     def takes(self, jobs: Jobs) -> bool:
         """Say whether gradients and moments are arranged as their parameters, in dtypes, sizes and strides."""
@@ -40,6 +40,7 @@ class OnGpu(Way):
     ) -> ClipResult:
         """Update, in place, without waiting for the device."""
         result = clip.coefficients(gain)
+        settings.advance(found_inf)
         silenced = ~result.norms.isfinite() if clip.nonfinite == "zero" else None
         factors = result.coefficients if gain is None else result.coefficients * gain
         numbers_of = settings.numbers_on(result.norms.device)
