@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -126,3 +128,30 @@ def test_a_closure_is_refused_before_anything_changes() -> None:
         with pytest.raises(OptimizerError, match=r"call backward\(\) before step\(\)"):
             call()
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_is_not_clipped(fused: bool) -> None:
+    model = nn.Linear(2, 2)
+    threshold = Percentile(20)
+    plain = torch.optim.AdamW(model.parameters(), fused=fused)
+    optimizer = clipped(plain, model, max_norm=threshold, nonfinite="error")
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(model(torch.ones(1, 2)).sum()).backward()
+    model.weight.grad[0, 0] = float("inf")  # type: ignore[index]
+    scaler.step(optimizer)
+    assert threshold.state_dict()["names"] == []
+
+
+def test_copies_which_would_not_clip_are_refused() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = clipped(_runs.sgd(model.parameters()), model, max_norm=1.0)
+    for copying in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(OptimizerError, match="cannot be copied or pickled"):
+            copying(optimizer)
+
+
+def test_stepping_in_backward_clips_already() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(OptimizerError, match="clips by component already"):
+        clipped(step_in_backward(model, _runs.sgd, 1.0), model, max_norm=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -451,3 +452,142 @@ def test_every_threshold_is_among_those_tried() -> None:
     public = {getattr(thresholds, name) for name in thresholds.__all__}
     concrete = {kind for kind in public if isinstance(kind, type) and issubclass(kind, Threshold)} - {Threshold}
     assert {kind.__name__ for kind in concrete - kinds} <= {"Fixed"}
+
+
+# --- what an attack found
+
+
+def both_ways(
+    parameter: Tensor, grads: list[Tensor], max_norm: float = 0.5, **options: Any
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Step on given gradients, by the optimizer and by clipping and AdamW; parameters keep their strides."""
+    found = []
+    for way in ("ours", "theirs"):
+        model = nn.Module()
+        model.p = nn.Parameter(parameter.detach().as_strided(parameter.shape, parameter.stride()).clone())
+        if model.p.stride() != parameter.stride():
+            whole = torch.zeros(parameter.untyped_storage().nbytes() // 4)
+            model.p = nn.Parameter(whole.as_strided(parameter.shape, parameter.stride()).copy_(parameter))
+        optimizer: Any = (
+            ClippedAdamW(model, lr=0.1, max_norm=max_norm, **options)
+            if way == "ours"
+            else torch.optim.AdamW(model.parameters(), lr=0.1, **options)
+        )
+        for grad in grads:
+            model.p.grad = torch.empty(0).set_(grad.untyped_storage().clone(), 0, grad.shape, grad.stride())  # type: ignore[call-overload]
+            if way == "theirs":
+                clip_grad_norm_(model, max_norm)
+            optimizer.step()
+        found.append(model.p)
+    return found[0], found[1]
+
+
+STRIDES: dict[str, Callable[[], tuple[Tensor, list[Tensor]]]] = {
+    "gaps": lambda: (drawn(3, 8)[:, :4], [drawn(3, 4, seed=seed) for seed in (1, 2, 3)]),
+    "a transposed gradient": lambda: (drawn(6, 4), [drawn(4, 6, seed=seed).t() for seed in (1, 2, 3)]),
+    "a transposed parameter": lambda: (drawn(4, 6).t(), [drawn(6, 4, seed=seed) for seed in (1, 2, 3)]),
+    "channels last": lambda: (
+        drawn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        [drawn(2, 3, 4, 5, seed=seed) for seed in (1, 2, 3)],
+    ),
+    "an expanded gradient": lambda: (torch.zeros(4), [torch.full((1,), 3.0).expand(4)]),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": False}, {"foreach": True}])
+@pytest.mark.parametrize("layout", STRIDES)
+def test_strides_do_not_matter(layout: str, options: dict[str, Any]) -> None:
+    parameter, grads = STRIDES[layout]()
+    mine, theirs = both_ways(parameter, grads, **options)
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_beside_a_parameter_is_written() -> None:
+    memory = torch.arange(24.0).view(3, 8)
+    model = nn.Module()
+    model.p = nn.Parameter(memory[:, :4])
+    optimizer = ClippedAdamW(model, lr=0.1, max_norm=0.5)
+    for _ in range(3):
+        model.p.square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(memory[:, 4:], torch.arange(24.0).view(3, 8)[:, 4:])
+    assert not torch.equal(memory[2, :4], torch.arange(24.0).view(3, 8)[2, :4])
+
+
+def test_a_negative_view_is_read_with_its_sign() -> None:
+    model = nn.Module()
+    model.p = nn.Parameter(torch.tensor(0.5))
+    optimizer = ClippedAdamW(model, lr=0.1, eps=1.0, max_norm=10.0)
+    (torch.complex(torch.tensor(1.0), model.p).conj() * (2 + 3j)).imag.backward()
+    assert model.p.grad.is_neg()
+    downhill = model.p.item() - 0.1 * model.p.grad.item()
+    optimizer.step()
+    assert (model.p.item() > 0.5) == (downhill > 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    results = []
+    for default in (torch.float32, dtype):
+        model = Bag(torch.ones(3))
+        (parameter,) = model.parameters()
+        torch.set_default_dtype(default)
+        try:
+            ClippedAdamW(model, max_norm=0.1).step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        results.append(parameter.detach())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-5)
+
+
+def test_a_default_device_changes_nothing() -> None:
+    model = Bag(torch.ones(3))
+    optimizer = ClippedAdamW(model, max_norm=0.1)
+    with torch.device("meta"):
+        optimizer.step()
+    assert next(model.parameters()).isfinite().all()
+
+
+@pytest.mark.parametrize("copying", [copy.deepcopy, pickle.dumps])
+def test_a_copy_which_would_lose_its_components_is_refused(copying: Callable[[Any], Any]) -> None:
+    with pytest.raises(OptimizerError, match="cannot be copied or pickled"):
+        copying(ClippedAdamW(nn.Linear(2, 2), max_norm=1.0))
+
+
+def test_a_component_is_clipped_by_its_whole_norm_and_others_are_left_alone() -> None:
+    model, twin = nn.Linear(2, 2), nn.Linear(2, 2)
+    for one in (model, twin):
+        (one(torch.ones(1, 2)) * 3).sum().backward()
+    optimizer = ClippedAdamW([model.weight], parts=components(model, "global"), max_norm=0.5)
+    optimizer.step()
+    assert optimizer.last is not None
+    assert optimizer.last.norms.item() == pytest.approx(clip_grad_norm_(components(twin, "global"), 0.5).norms.item())
+    apart = ClippedAdamW([twin.weight], parts=components(twin), max_norm=1e-3)
+    before = bits(twin.bias.grad)
+    apart.step()
+    assert bits(twin.bias.grad) == before
+    assert apart.last is not None
+    assert apart.last.names == ("weight",)
+
+
+def test_an_error_counts_no_step() -> None:
+    model = Bag(torch.ones(2), torch.tensor([NAN, 1.0]))
+    optimizer = ClippedAdamW(model, max_norm=1.0, nonfinite="error")
+    with pytest.raises(GradientError, match="not finite"):
+        optimizer.step()
+    assert {state["step"].item() for state in optimizer.state.values()} == {0.0}
+
+
+def test_named_parameters_are_taken_as_torch_takes_them() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = ClippedAdamW(model.named_parameters(), parts=components(model), max_norm=1.0)
+    assert len(optimizer.param_groups[0]["params"]) == 2
+
+
+def test_a_state_of_adamw_lets_a_threshold_begin_anew() -> None:
+    model, threshold = _runs.bert(), Percentile(30)
+    optimizer = ClippedAdamW(model, max_norm=threshold)
+    trained(model, optimizer, 2)
+    optimizer.load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
+    assert threshold.state_dict()["names"] == []

@@ -438,3 +438,125 @@ def test_bfloat16_needs_no_scaler() -> None:
     loss.backward()
     optimizer.step()
     assert any(not torch.equal(value, before[name]) for name, value in _runs.weights(model).items())
+
+
+# --- what an attack found
+
+
+@pytest.mark.parametrize("by", ["module", "layer", "global"])
+def test_a_component_of_several_tensors_waits_for_all_in_the_last_micro_step(by: Any) -> None:
+    model, twin = _runs.bert(), _runs.bert()
+    optimizer = step_in_backward(components(model, by), _runs.adamw, 0.05)
+    theirs = _runs.adamw(list(twin.parameters()))
+    micro = list(_runs.batches(model, 6))
+    for first, last in zip(micro[::2], micro[1::2], strict=True):
+        with optimizer.accumulate():
+            _runs.backward(model, first)
+        _runs.backward(model, last)
+        for batch in (first, last):
+            _runs.backward(twin, batch)
+        clip_grad_norm_(components(twin, by), 0.05)
+        theirs.step()
+        theirs.zero_grad()
+    mine, wanted = _runs.weights(model), _runs.weights(twin)
+    assert all(torch.equal(mine[name], wanted[name]) for name in wanted)
+
+
+class Sometimes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.always, self.rarely = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+
+    def forward(self, use: bool) -> Tensor:
+        return 3 * self.always.sum() + (3 * self.rarely.sum() if use else 0.0)
+
+
+@pytest.mark.parametrize(
+    "max_norm", [lambda: Linear(1.0, 0.1, steps=4), lambda: Cosine(1.0, 0.1, steps=4), lambda: CappedEma(total_steps=6)]
+)
+def test_schedules_of_thresholds_go_on_where_a_component_is_not_used(max_norm: Callable[[], Any]) -> None:
+    model, twin, threshold = Sometimes(), Sometimes(), max_norm()
+    step_in_backward(model, _runs.sgd, max_norm())
+    theirs, parts = _runs.sgd(twin.parameters()), components(twin)
+    for step in range(6):
+        model(step % 2 == 0).backward()
+        twin(step % 2 == 0).backward()
+        clip_grad_norm_(parts, threshold)
+        theirs.step()
+        theirs.zero_grad()
+    mine, wanted = _runs.weights(model), _runs.weights(twin)
+    assert all(torch.equal(mine[name], wanted[name]) for name in wanted)
+
+
+def test_a_gradient_scaler_is_refused_where_gradients_were_unscaled_too() -> None:
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    optimizer, plain = step_in_backward(model, _runs.sgd, 0.05), _runs.sgd(other.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale((model(torch.ones(1, 2)) + other(torch.ones(1, 2))).sum()).backward()
+    for one in (optimizer, plain):
+        scaler.unscale_(one)
+    with pytest.raises(OptimizerError, match="bfloat16"):
+        scaler.step(optimizer)
+
+
+def test_what_was_learnt_after_backward_is_not_taken_for_the_parts_own() -> None:
+    model = _runs.bert()
+    whole = ClippedAdamW(model, max_norm=Percentile(30))
+    _runs.backward(model, next(_runs.batches(model, 1)))
+    whole.step()
+    model.zero_grad()
+    parts = step_in_backward(model, _runs.adamw, Percentile(30))
+    trained(model, parts, 1)
+    with pytest.raises(ThresholdError, match="clips after backward"):
+        parts.load_state_dict(whole.state_dict())
+    with pytest.raises(ThresholdError, match="steps in backward"):
+        whole.load_state_dict(parts.state_dict())
+
+
+def test_a_state_of_a_plain_optimizer_lets_thresholds_begin_anew() -> None:
+    model = _runs.bert()
+    optimizer = step_in_backward(model, _runs.adamw, Percentile(30))
+    trained(model, optimizer, 2)
+    optimizer.load_state_dict(_runs.adamw(list(model.parameters())).state_dict())
+    units = optimizer.state_dict()["threshold"]["units"]
+    assert all(not unit["names"] for unit in units.values())
+
+
+def test_mixed_dtypes_have_norms_in_the_widest() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+    optimizer = step_in_backward(model, _runs.sgd, 0.05)
+    model[1](model[0](torch.ones(1, 2)).double()).sum().backward()
+    assert optimizer.last is not None
+    assert optimizer.last.norms.dtype == torch.float64
+
+
+def test_two_of_them_cannot_step_one_model() -> None:
+    model = nn.Linear(2, 2)
+    first = step_in_backward(model, _runs.sgd, 0.05)
+    with pytest.raises(OptimizerError, match="stepped in backward already"):
+        step_in_backward(model, _runs.sgd, 0.05)
+    first.remove()
+    step_in_backward(model, _runs.sgd, 0.05)
+
+
+def test_what_was_frozen_meanwhile_gets_no_hook() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = step_in_backward(model, _runs.sgd, 0.05)
+    optimizer.remove()
+    model[0].requires_grad_(False)
+    optimizer.attach()
+    before = _runs.weights(model)
+    model(torch.ones(1, 2)).sum().backward()
+    assert [torch.equal(value, before[name]) for name, value in _runs.weights(model).items()] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_copy_is_refused() -> None:
+    optimizer = step_in_backward(nn.Linear(2, 2), _runs.sgd, 0.05)
+    with pytest.raises(OptimizerError, match="cannot be copied"):
+        copy.deepcopy(optimizer)

@@ -13,8 +13,10 @@ from tests.integrations._training import DATA, After, assert_same_weights, mean_
 from torch import nn
 from transformers import TrainingArguments
 
+from evenkeel.clipping.thresholds import Percentile
 from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers import MethodTrainer, Recorder
+from evenkeel.methods import ComponentClipping
 from evenkeel.optim import ClippedAdamW, InBackward
 
 Arguments = Callable[..., TrainingArguments]
@@ -144,3 +146,74 @@ def test_every_training_of_model_init_has_its_own_optimizer(way: str, arguments:
         found.append(weights(trainer.model))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], weights(_models.bert()))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_schedules_that_ask_the_optimizer_for_its_rate(way: str, arguments: Arguments) -> None:
+    options = USUAL | {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-3}}
+    plain, _ = trained(arguments(**options), ["component-clip"])
+    model, _ = trained(arguments(**options), ["component-clip"], **WAYS[way])
+    assert_same_weights(model, plain, tolerance=2e-6)
+
+
+@pytest.mark.parametrize("options", [{"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}])
+@pytest.mark.parametrize("methods", [["full"], ["component-clip:max_norm=0.01:by=layer"]])
+def test_components_of_several_tensors_under_accumulation(
+    methods: list[str], options: dict[str, Any], arguments: Arguments
+) -> None:
+    plain, _ = trained(arguments(**USUAL | options), methods, compute_loss_func=mean_over_all)
+    model, _ = trained(arguments(**USUAL | options), methods, compute_loss_func=mean_over_all, in_backward=True)
+    assert_same_weights(model, plain, tolerance=2e-6)
+
+
+def test_an_optimizer_of_ones_own_is_not_replaced(arguments: Arguments) -> None:
+    model = _models.bert()
+    own = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.raises(MethodError, match="would take the place of yours"):
+        MethodTrainer(
+            model, arguments(), methods=["full"], train_dataset=DATA, optimizer="clipped-adamw", optimizers=(own, None)
+        )
+
+
+def test_batches_that_are_tried_again_are_refused_in_backward(arguments: Arguments) -> None:
+    with pytest.raises(MethodError, match="auto_find_batch_size"):
+        MethodTrainer(
+            _models.bert(), arguments(auto_find_batch_size=True), methods=["full"], train_dataset=DATA, in_backward=True
+        )
+
+
+def test_a_training_that_was_interrupted_in_backward_can_begin_again(arguments: Arguments) -> None:
+    model = _models.bert()
+    trainer = MethodTrainer(model, arguments(max_steps=2), methods=["full"], train_dataset=DATA, in_backward=True)
+
+    def interrupt(grad: torch.Tensor) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.bert.embeddings.word_embeddings.weight.register_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    hook.remove()
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize("more", [{}, *WAYS.values()])
+def test_what_a_threshold_learns_ends_with_its_training(more: dict[str, Any], arguments: Arguments) -> None:
+    methods = [ComponentClipping(max_norm=Percentile(20, window=8))]
+    trainer = MethodTrainer(
+        None, arguments(), model_init=lambda: _models.bert(), methods=methods, train_dataset=DATA, **more
+    )
+    found = []
+    for _ in range(2):
+        trainer.train()
+        found.append(weights(trainer.model))
+    assert torch.equal(found[0], found[1])
+
+
+def test_what_a_checkpoint_does_not_hold_is_not_lost_in_silence(arguments: Arguments, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 3, "output_dir": str(tmp_path)}
+    methods = [ComponentClipping(max_norm=Percentile(20, window=8))]
+    MethodTrainer(_models.bert(), arguments(**options), methods=methods, train_dataset=DATA).train()
+    again = MethodTrainer(_models.bert(), arguments(**options), methods=methods, train_dataset=DATA)
+    with pytest.raises(MethodError, match="what it had learnt is not in the checkpoint"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
