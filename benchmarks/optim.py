@@ -128,9 +128,11 @@ def step_times(make: Callable[..., Trainer], steps: int, **options: Any) -> list
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
+            dataloader_pin_memory=False,
             **options,
         )
         trainer = make(model, arguments, train_dataset=Batches())
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(Clock())
         trainer.train()
     return [after - before for before, after in itertools.pairwise(moments[1:])]
