@@ -1,7 +1,8 @@
 """What optimizers with clipping inside cost beside torch's, on a CPU: time of updates and of steps, and memory.
 
     python benchmarks/optim.py update [--repeat 9]      # AdamW's update alone: BERT-large, and a small model
-    python benchmarks/optim.py step [--repeat 5]        # whole training steps of BERT-base, 16 x 128, in a Trainer
+    python benchmarks/optim.py step [--repeat 5]        # whole training steps of BERT-base in a Trainer: 16 x 128
+                                                        # tokens, and 1 x 16, where what is not the model's is seen
     python benchmarks/optim.py memory                   # gradients held at once, and the process's peak
 
 Ways are timed one after the other, round by round, so that whatever else the machine does befalls all of them. A ratio
@@ -100,17 +101,23 @@ def measure_updates(repeat: int) -> None:
 
 
 class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Random rows of 128 tokens."""
+    """Random rows of so many tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
 
     def __len__(self) -> int:
         return 16 * 64
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(index)
-        return {"input_ids": torch.randint(5, 30000, (128,), generator=generator), "labels": torch.tensor(index % 2)}
+        return {
+            "input_ids": torch.randint(5, 30000, (self.tokens,), generator=generator),
+            "labels": torch.tensor(index % 2),
+        }
 
 
-def step_times(make: Callable[..., Trainer], steps: int, **options: Any) -> list[float]:
+def step_times(make: Callable[..., Trainer], rows: int, tokens: int, steps: int, **options: Any) -> list[float]:
     """Train for some steps and return the seconds of each; the first two do not count."""
     model = AutoModelForSequenceClassification.from_config(BertConfig())
     moments: list[float] = []
@@ -122,7 +129,7 @@ def step_times(make: Callable[..., Trainer], steps: int, **options: Any) -> list
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=16,
+            per_device_train_batch_size=rows,
             max_steps=steps + 2,
             report_to=[],
             save_strategy="no",
@@ -131,7 +138,7 @@ def step_times(make: Callable[..., Trainer], steps: int, **options: Any) -> list
             dataloader_pin_memory=False,
             **options,
         )
-        trainer = make(model, arguments, train_dataset=Batches())
+        trainer = make(model, arguments, train_dataset=Batches(tokens))
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(Clock())
         trainer.train()
@@ -155,16 +162,17 @@ def measure_steps(repeat: int) -> None:
         'MethodTrainer, optimizer="clipped-adamw"': (methods(optimizer="clipped-adamw"), {}),
         "MethodTrainer, in_backward=True": (methods(in_backward=True), {}),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeat):
-        for name, (make, options) in ways.items():
-            seconds[name].append(statistics.median(step_times(make, 5, **options)))
-    first = seconds[next(iter(ways))]
     rows = []
-    for name, taken in seconds.items():
-        ratios = [mine / theirs for mine, theirs in zip(taken, first, strict=True)]
-        rows.append((name, *Timing([1000 * one for one in taken], ratios).row()))
-    table(("way", "ms a step", "ratio to the first (quartiles)"), rows)
+    for (count, tokens), steps, rounds in (((16, 128), 5, repeat), ((1, 16), 12, 3 * repeat)):
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, (make, options) in ways.items():
+                seconds[name].append(statistics.median(step_times(make, count, tokens, steps, **options)))
+        first = seconds[next(iter(ways))]
+        for name, taken in seconds.items():
+            ratios = [mine / theirs for mine, theirs in zip(taken, first, strict=True)]
+            rows.append((f"{count} x {tokens}", name, *Timing([1000 * one for one in taken], ratios).row()))
+    table(("batch", "way", "ms a step", "ratio to the first (quartiles)"), rows)
 
 
 # --- memory

@@ -9,10 +9,13 @@ import pytest
 import torch
 from tests.clipping._bag import INF, NAN, Bag, bits, drawn
 from tests.clipping.gpu import test_segments
+from torch import Tensor
 
 from evenkeel import clip_grad_norm_
 from evenkeel.clipping.thresholds import Percentile
 from evenkeel.optim import ClippedAdamW, _clipped_adamw
+from evenkeel.optim._jobs import Jobs
+from evenkeel.optim.gpu import OnGpu
 
 interpreted = test_segments.interpreted  # a fixture
 
@@ -102,3 +105,14 @@ def other_layout() -> tuple[bool, bool]:
 
 def test_a_gradient_of_other_strides_is_left_to_torch(interpreted: Callable[..., Any]) -> None:
     assert interpreted(other_layout) == (False, True)
+
+
+def jobs(*tensors: Tensor) -> Jobs:
+    listed = [list(tensors) for _ in range(4)]
+    return Jobs(parameters=listed[0], gradients=listed[1], exp_avgs=listed[2], exp_avg_sqs=listed[3])
+
+
+def test_tensors_of_several_devices_are_left_to_torch() -> None:
+    here, there = torch.ones(2), torch.ones(2, device="meta")
+    assert OnGpu().takes(jobs(here, here))
+    assert not OnGpu().takes(jobs(here, there))

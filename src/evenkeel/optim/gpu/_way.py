@@ -32,8 +32,8 @@ class OnGpu(Way):
         return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in DTYPES and not tensor.is_neg()
 
     def takes(self, jobs: Jobs) -> bool:
-        """Say whether gradients and moments are arranged as their parameters, in dtypes, sizes and strides."""
-        return all(map(_alike, *jobs.tensors))
+        """Say whether gradients and moments are arranged as their parameters, and all lie on one device."""
+        return len({parameter.device for parameter in jobs.parameters}) == 1 and all(map(_alike, *jobs.tensors))
 
     def step(
         self, jobs: Jobs, settings: Settings, clip: Clip, gain: Tensor | None, found_inf: Tensor | None
