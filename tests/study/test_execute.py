@@ -93,6 +93,7 @@ def test_the_outcome_is_json_and_tells_no_secrets(
     assert str(Path.home()) not in said.replace("//", "")
     assert f'"{getpass.getuser()}"' not in said
     assert {"versions", "python", "device", "threads"} == set(result.outcome["provenance"])
+    assert {"evenkeel", "torch", "numba"} <= set(result.outcome["provenance"]["versions"])
 
 
 # --- runs that go wrong

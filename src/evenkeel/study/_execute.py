@@ -25,6 +25,7 @@ from transformers import (
     set_seed,
 )
 
+from evenkeel.clipping import cpu
 from evenkeel.errors import DataError
 from evenkeel.integrations.transformers import MethodTrainer, Recorder
 from evenkeel.methods import parse_mix
@@ -239,10 +240,11 @@ def provenance(device: torch.device) -> dict[str, Any]:
         Plain JSON values.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    packages = ["evenkeel", "torch", "transformers", "accelerate", "datasets"]
+    if device.type == "cpu" and cpu.available():
+        packages.append("numba")  # whose kernels round sums otherwise, in the last digit, than torch's operations
     return {
-        "versions": {
-            package: version(package) for package in ("evenkeel", "torch", "transformers", "accelerate", "datasets")
-        },
+        "versions": {package: version(package) for package in packages},
         "python": platform.python_version(),
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
