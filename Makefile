@@ -30,7 +30,7 @@ test: $(dev) ## first tier: fast tests, branch coverage of at least 90 %
 
 .PHONY: test-slow
 test-slow: $(dev) ## second tier: the tests marked slow
-	$(pytest) -m slow $(ARGS)
+	$(pytest) -m slow -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## both tiers

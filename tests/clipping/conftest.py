@@ -1,4 +1,7 @@
-"""The two ways of the CPU: by compiled kernels, and by torch alone, as where the extra ``cpu`` is missing."""
+"""The two ways of the CPU: by compiled kernels, and by torch alone, as where the extra ``cpu`` is missing.
+
+The second one is for the second tier: quick tests reach torch's way by other dtypes, layouts and orders of the norm.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 from evenkeel.clipping import cpu
 
 
-@pytest.fixture(params=[True, False], ids=["kernels", "torch"], scope="module")
+@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["kernels", "torch"], scope="module")
 def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "available", lambda: request.param)

@@ -51,7 +51,10 @@ THRESHOLDS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=["kernels", "torch"], scope="module", autouse=True)
+WAYS = [True, pytest.param(False, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(params=WAYS, ids=["kernels", "torch"], scope="module", autouse=True)
 def kernels(request: pytest.FixtureRequest) -> Iterator[bool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "available", lambda: request.param)
@@ -77,7 +80,7 @@ def ours(
 # --- the same weights
 
 
-@pytest.mark.parametrize("steps", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [15, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_it_is_clipping_and_then_adamw(threshold: str, steps: int) -> None:
     make = THRESHOLDS[threshold]
@@ -114,8 +117,8 @@ def test_options_of_adamw(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("norm_type", [1.0, 3.0, INF])
 def test_other_norms(norm_type: float) -> None:
-    theirs = _runs.clip_then_step(_runs.bert, _runs.adamw, 0.05, 40, norm_type=norm_type)
-    _runs.assert_alike(ours(_runs.bert, 0.05, 40, norm_type=norm_type), theirs)
+    theirs = _runs.clip_then_step(_runs.bert, _runs.adamw, 0.05, 15, norm_type=norm_type)
+    _runs.assert_alike(ours(_runs.bert, 0.05, 15, norm_type=norm_type), theirs)
 
 
 def test_the_adam_of_the_published_bert_corrects_no_bias() -> None:
