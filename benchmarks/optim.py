@@ -1,8 +1,8 @@
 """What optimizers with clipping inside cost beside torch's, on a CPU: time of updates and of steps, and memory.
 
     python benchmarks/optim.py update [--repeat 9]      # AdamW's update alone: BERT-large, and a small model
-    python benchmarks/optim.py step [--repeat 5]        # whole training steps of BERT-base in a Trainer: 16 x 128
-                                                        # tokens, and 1 x 16, where what is not the model's is seen
+    python benchmarks/optim.py step [--repeat 5]        # whole training steps of BERT-base, 16 x 128, in a Trainer
+    python benchmarks/optim.py small-step [--repeat 5]  # the same with 1 x 16, where what is not the model's is seen
     python benchmarks/optim.py memory                   # gradients held at once, and the process's peak
 
 Ways are timed one after the other, round by round, so that whatever else the machine does befalls all of them. A ratio
@@ -145,7 +145,7 @@ def step_times(make: Callable[..., Trainer], rows: int, tokens: int, steps: int,
     return [after - before for before, after in itertools.pairwise(moments[1:])]
 
 
-def measure_steps(repeat: int) -> None:
+def measure_steps(repeat: int, rows: int, tokens: int, steps: int) -> None:
     """Time whole steps, one training after the other for each round of ways."""
 
     def methods(**more: Any) -> Callable[..., Trainer]:
@@ -162,17 +162,16 @@ def measure_steps(repeat: int) -> None:
         'MethodTrainer, optimizer="clipped-adamw"': (methods(optimizer="clipped-adamw"), {}),
         "MethodTrainer, in_backward=True": (methods(in_backward=True), {}),
     }
-    rows = []
-    for (count, tokens), steps, rounds in (((16, 128), 5, repeat), ((1, 16), 12, 3 * repeat)):
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, (make, options) in ways.items():
-                seconds[name].append(statistics.median(step_times(make, count, tokens, steps, **options)))
-        first = seconds[next(iter(ways))]
-        for name, taken in seconds.items():
-            ratios = [mine / theirs for mine, theirs in zip(taken, first, strict=True)]
-            rows.append((f"{count} x {tokens}", name, *Timing([1000 * one for one in taken], ratios).row()))
-    table(("batch", "way", "ms a step", "ratio to the first (quartiles)"), rows)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeat):
+        for name, (make, options) in ways.items():
+            seconds[name].append(statistics.median(step_times(make, rows, tokens, steps, **options)))
+    first = seconds[next(iter(ways))]
+    found = []
+    for name, taken in seconds.items():
+        ratios = [mine / theirs for mine, theirs in zip(taken, first, strict=True)]
+        found.append((name, *Timing([1000 * one for one in taken], ratios).row()))
+    table(("way", "ms a step", "ratio to the first (quartiles)"), found)
 
 
 # --- memory
@@ -274,14 +273,16 @@ def measure_memory() -> None:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["update", "step", "memory"])
+    parser.add_argument("what", choices=["update", "step", "small-step", "memory"])
     parser.add_argument("--repeat", type=int, default=5, help="rounds")
     arguments = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     if arguments.what == "update":
         measure_updates(arguments.repeat)
     elif arguments.what == "step":
-        measure_steps(arguments.repeat)
+        measure_steps(arguments.repeat, rows=16, tokens=128, steps=5)
+    elif arguments.what == "small-step":
+        measure_steps(arguments.repeat, rows=1, tokens=16, steps=12)
     else:
         measure_memory()
 
