@@ -24,6 +24,8 @@ from evenkeel.clipping.gpu._boxes import COLUMNS, boxes
 from evenkeel.clipping.gpu._pointers import PointerTable
 from evenkeel.errors import GradientError
 
+pytestmark = pytest.mark.slow  # Triton's interpreter is slow, and a GPU is what these are for
+
 CPU = torch.device("cpu")
 INF, NAN = math.inf, math.nan
 ORDERS = [0.5, 1.0, 2.0, 3.0, 8.0, INF]

@@ -21,6 +21,8 @@ from evenkeel.clipping.gpu import COLUMNS
 from evenkeel.errors import OptimizerError
 from evenkeel.optim.gpu import AdamWSegments, _segments
 
+pytestmark = pytest.mark.slow  # Triton's interpreter is slow, and a GPU is what these are for
+
 interpreted = test_segments.interpreted  # a fixture
 
 # What rounding may cost: relative, and in units of the largest entry where differences are taken. The interpreter cuts

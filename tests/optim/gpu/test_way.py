@@ -17,6 +17,8 @@ from evenkeel.optim import ClippedAdamW, _clipped_adamw
 from evenkeel.optim._jobs import Jobs
 from evenkeel.optim.gpu import OnGpu
 
+pytestmark = pytest.mark.slow  # Triton's interpreter is slow, and a GPU is what these are for
+
 interpreted = test_segments.interpreted  # a fixture
 
 SHAPES = [(7, 5), (300,), (), (64, 33)]
