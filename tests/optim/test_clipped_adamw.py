@@ -89,7 +89,7 @@ def test_it_is_clipping_and_then_adamw(threshold: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [10, pytest.param(100, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("by", ["tensor", "layer", "global"])
+@pytest.mark.parametrize("by", ["tensor", pytest.param("layer", marks=pytest.mark.slow), "global"])
 @pytest.mark.parametrize("model", _runs.MODELS)
 def test_on_every_architecture_and_partition(model: str, by: Any, steps: int) -> None:
     make = _runs.MODELS[model]
@@ -381,6 +381,7 @@ def test_a_layer_that_is_released_can_be_added() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_a_compiled_step_does_the_same() -> None:
     torch._dynamo.reset()
     model, twin = _runs.bert(), _runs.bert()

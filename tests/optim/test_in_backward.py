@@ -68,7 +68,7 @@ def ours(
 
 
 @pytest.mark.parametrize("steps", [10, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("by", ["tensor", "layer", "global"])
+@pytest.mark.parametrize("by", ["tensor", pytest.param("layer", marks=pytest.mark.slow), "global"])
 @pytest.mark.parametrize("model", _runs.MODELS)
 def test_on_every_architecture_and_partition(model: str, by: Any, steps: int) -> None:
     make = _runs.MODELS[model]
