@@ -44,7 +44,7 @@ def _scale_on_cpu(
         coefficients = coefficients.masked_fill(silenced, 1.0)
     free = [value == 1.0 for value in coefficients.tolist()]
     clipped = [(grad, owner) for grad, owner in zip(grads, owners, strict=True) if not free[owner]]
-    if coefficients.dtype is torch.float32 and cpu.available():
+    if clipped and coefficients.dtype is torch.float32 and cpu.available():
         readable = cpu.readable([grad for grad, _ in clipped])
         many = [clipped[index] for index in readable]
         cpu.scale_([grad for grad, _ in many], coefficients[[owner for _, owner in many]])
@@ -52,5 +52,5 @@ def _scale_on_cpu(
         clipped = [pair for index, pair in enumerate(clipped) if index not in apart]
     if not clipped:
         return
-    factors, rest = coefficients.unbind(), clipped  # tensors: torch rounds numbers to the gradients' dtype first
-    torch._foreach_mul_([grad for grad, _ in rest], [factors[owner] for _, owner in rest])
+    factors = coefficients.unbind()  # tensors: torch rounds numbers to the gradients' dtype first
+    torch._foreach_mul_([grad for grad, _ in clipped], [factors[owner] for _, owner in clipped])

@@ -19,7 +19,7 @@ from evenkeel.clipping import ClipResult, MaxNorm, Nonfinite, check_nonfinite, c
 from evenkeel.errors import ComponentError, GradientError, OptimizerError, ThresholdError
 from evenkeel.optim._clipped import refuse_unclippable
 from evenkeel.optim._groups import refuse_strangers
-from evenkeel.optim._states import refuse_copy
+from evenkeel.optim._states import ENTRY, refuse_copy
 from evenkeel.optim._units import Unit, units_of
 from evenkeel.partition import Components, components
 
@@ -231,7 +231,7 @@ class InBackward(Optimizer):
         learnt = {unit.name: unit.threshold.state_dict() for unit in self._units}
         state = self.optimizer.state_dict()
         if any(learnt.values()):
-            state["threshold"] = {"name": type(self._units[0].threshold).__name__, "units": learnt}
+            state[ENTRY] = {"name": type(self._units[0].threshold).__name__, "units": learnt}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -243,20 +243,20 @@ class InBackward(Optimizer):
         Raises:
             ThresholdError: if it holds what another threshold has learnt, or one of other components.
         """
-        saved = state_dict.get("threshold")
+        saved = state_dict.get(ENTRY)
         if saved is not None:
             name, units = saved.get("name"), saved.get("units", {})
             mine = type(self._units[0].threshold).__name__
             if "units" not in saved:
                 raise ThresholdError(
                     f"the state is that of an optimizer that clips after backward, whose {name} knows all components "
-                    "together; load it into one of the same kind, or leave its entry 'threshold' out"
+                    f"together; load it into one of the same kind, or leave its entry '{ENTRY}' out"
                 )
             if name != mine or set(units) != {unit.name for unit in self._units}:
                 raise ThresholdError(
                     f"the state was saved with the threshold {name} for {len(units)} parts of a model, and this "
                     f"optimizer has {mine} for {len(self._units)}; load it into one with the same threshold and "
-                    "components, or leave its entry 'threshold' out"
+                    f"components, or leave its entry '{ENTRY}' out"
                 )
             for unit in self._units:
                 unit.threshold.load_state_dict(units[unit.name])

@@ -11,9 +11,9 @@ from evenkeel.clipping import MaxNorm
 from evenkeel.clipping.thresholds import Threshold
 from evenkeel.errors import OptimizerError, ThresholdError
 
-__all__ = ["keep_threshold", "refuse_copy"]
+__all__ = ["ENTRY", "keep_threshold", "refuse_copy"]
 
-_ENTRY = "threshold"
+ENTRY = "threshold"  # of a state_dict
 
 
 def keep_threshold(optimizer: Optimizer, max_norm: MaxNorm) -> None:
@@ -33,10 +33,10 @@ def keep_threshold(optimizer: Optimizer, max_norm: MaxNorm) -> None:
 
     def save(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         learnt = max_norm.state_dict()
-        return {**state, _ENTRY: {"name": type(max_norm).__name__, "state": learnt}} if learnt else state
+        return {**state, ENTRY: {"name": type(max_norm).__name__, "state": learnt}} if learnt else state
 
     def load(_: Optimizer, state: dict[str, Any]) -> None:
-        saved = state.get(_ENTRY)
+        saved = state.get(ENTRY)
         if saved is None:
             if fresh:
                 max_norm.load_state_dict(copy.deepcopy(fresh))
@@ -44,13 +44,13 @@ def keep_threshold(optimizer: Optimizer, max_norm: MaxNorm) -> None:
         if "state" not in saved:
             raise ThresholdError(
                 f"the state is that of an optimizer that steps in backward, where every part of the model has a "
-                f"{saved.get('name')} of its own; load it into one of the same kind, or leave its entry '{_ENTRY}' out"
+                f"{saved.get('name')} of its own; load it into one of the same kind, or leave its entry '{ENTRY}' out"
             )
         if saved["name"] != type(max_norm).__name__:
             raise ThresholdError(
                 f"the optimizer's state was saved with the threshold {saved['name']} and this one has "
                 f"{type(max_norm).__name__}; load it into an optimizer with the same threshold, or leave its entry "
-                f"'{_ENTRY}' out"
+                f"'{ENTRY}' out"
             )
         max_norm.load_state_dict(saved["state"])
 

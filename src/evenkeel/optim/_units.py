@@ -37,7 +37,6 @@ class Unit:
     parameters: tuple[Tensor, ...]
     threshold: Threshold
     shares: tuple[tuple[int, tuple[Tensor, ...]], ...]
-
     fresh: dict[str, Any]
 
     @property
