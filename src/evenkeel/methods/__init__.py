@@ -1,23 +1,35 @@
 """Ways of fine-tuning, one file each, behind one contract."""
 
-from evenkeel.methods._contract import Clipping, Method, Phase
+from evenkeel.methods._contract import Clipping, Method, Phase, Recipe
+from evenkeel.methods._draws import Moment, private_generator
 from evenkeel.methods._mix import Mix
 from evenkeel.methods._registry import known_methods, parse_method, parse_mix
 from evenkeel.methods._schedule import PhaseSchedule
+from evenkeel.methods._session import Session, Sessions
+from evenkeel.methods._setting import Batch, Problem, Setting, Step
 from evenkeel.methods.component_clip import ComponentClipping
 from evenkeel.methods.full import FullFineTuning
 from evenkeel.methods.gradual_unfreezing import GradualUnfreezing
 
 __all__ = [
+    "Batch",
     "Clipping",
     "ComponentClipping",
     "FullFineTuning",
     "GradualUnfreezing",
     "Method",
     "Mix",
+    "Moment",
     "Phase",
     "PhaseSchedule",
+    "Problem",
+    "Recipe",
+    "Session",
+    "Sessions",
+    "Setting",
+    "Step",
     "known_methods",
     "parse_method",
     "parse_mix",
+    "private_generator",
 ]

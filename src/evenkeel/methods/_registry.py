@@ -7,23 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
+import pkgutil
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 from evenkeel.errors import EvenkeelError, MethodError, unknown_name
 from evenkeel.methods._contract import Method
 from evenkeel.methods._mix import Mix
-from evenkeel.methods.component_clip import ComponentClipping
-from evenkeel.methods.full import FullFineTuning
-from evenkeel.methods.gradual_unfreezing import GradualUnfreezing
 
 __all__ = ["known_methods", "parse_method", "parse_mix"]
 
-_OWN: tuple[type[Method], ...] = (FullFineTuning, GradualUnfreezing, ComponentClipping)
+
+def _own() -> Iterator[type[Method]]:
+    """Yield the method of every public module of this package, by name: one file, one method."""
+    package = importlib.import_module("evenkeel.methods")
+    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__) if found.name[0] != "_"):
+        source = importlib.import_module(f"evenkeel.methods.{module}")
+        yield from filter(_is_method, (getattr(source, public) for public in source.__all__))
+
+
+def _is_method(value: object) -> TypeGuard[type[Method]]:
+    return isinstance(value, type) and issubclass(value, Method)
 
 
 @cache
@@ -31,14 +41,14 @@ def known_methods() -> dict[str, type[Method]]:
     """Collect every method class by its name.
 
     Returns:
-        The classes, evenkeel's own first.
+        The classes, evenkeel's own first, by name.
 
     Raises:
         MethodError: if two classes have one name, or an entry point holds no method.
     """
     found: dict[str, type[Method]] = {}
-    for method in (*_OWN, *(point.load() for point in entry_points(group="evenkeel.methods"))):
-        if not (isinstance(method, type) and issubclass(method, Method)):
+    for method in (*_own(), *(point.load() for point in entry_points(group="evenkeel.methods"))):
+        if not _is_method(method):
             raise MethodError(f"the entry point {method!r} of the group evenkeel.methods is no class of Method")
         if method.name in found:
             raise MethodError(

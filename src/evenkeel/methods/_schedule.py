@@ -65,6 +65,11 @@ class PhaseSchedule:
         """Return the length of each phase, in steps."""
         return [end - start for start, end in itertools.pairwise([*self._starts, self._steps])]
 
+    def schedules(self) -> list[tuple[int, int]]:
+        """Return first step and length of each learning-rate schedule: phases that do not restart go on with one."""
+        starts = [start for start, phase in zip(self._starts, self.phases, strict=True) if phase.restart or not start]
+        return [(start, end - start) for start, end in itertools.pairwise([*starts, self._steps])]
+
     def at(self, step: int) -> tuple[int, int]:
         """Return the phase that optimizer step ``step`` belongs to, and that phase's first step."""
         phase = bisect.bisect_right(self._starts, step) - 1

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, final, get_args
 from evenkeel.clipping import MaxNorm, as_threshold, check_max_norm
 from evenkeel.errors import ComponentError, unknown_name
 from evenkeel.methods._contract import Clipping, Method, Owned
+from evenkeel.methods._setting import Setting
 from evenkeel.partition import Components, regroup
 
 __all__ = ["ComponentClipping"]
@@ -45,9 +46,9 @@ class ComponentClipping(Method):
         if self.by not in get_args(Partition):  # now, not at the first step of a study
             raise ComponentError(unknown_name("partition", str(self.by), get_args(Partition)))
 
-    def check(self, parts: Components) -> None:
+    def check(self, setting: Setting) -> None:
         """Refuse thresholds that name a component which the model does not have, or leave one out."""
-        as_threshold(self.max_norm, regroup(parts, self.by))
+        as_threshold(self.max_norm, regroup(setting.parts, self.by))
 
     def clipping(self, parts: Components) -> Clipping:
         """Clip every component to its threshold."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -21,13 +22,19 @@ class GradualUnfreezing(Method):
     (counted from 1) for :math:`E` epochs; the embeddings are released with the lowest block. Each iteration starts
     with a fresh optimizer and learning-rate schedule, so that a training takes :math:`L E` epochs.
 
-    Source: Howard & Ruder 2018, arXiv 1801.06146, in the form that Yang & Ma 2022 (arXiv 2210.10325, section 3) test.
+    The form of ULMFiT is ``epochs=1``, ``final_epochs`` as many as it takes, and ``restart=False``: one more layer an
+    epoch, then all of them, under one learning-rate schedule.
+
+    Source: Howard & Ruder 2018, arXiv 1801.06146, section 3.3, in the form that Yang & Ma 2022 (arXiv 2210.10325,
+        section 3) test.
 
     Attributes:
         epochs: :math:`E`, epochs of each iteration; None takes the ``num_train_epochs`` of the training.
+        final_epochs: epochs of the last iteration, in which everything is trained; None for as many as the others.
+        restart: whether each iteration begins with an empty optimizer and the whole learning-rate schedule.
 
     Raises:
-        MethodError: if ``epochs`` is not positive.
+        MethodError: if ``epochs`` or ``final_epochs`` is not positive.
     """
 
     name: ClassVar[str] = "gradual-unfreezing"
@@ -36,13 +43,17 @@ class GradualUnfreezing(Method):
     owns: ClassVar[frozenset[Owned]] = frozenset({"phases"})
 
     epochs: float | None = None
+    final_epochs: float | None = None
+    restart: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs is not None and not self.epochs > 0:  # refuses NaN too
-            raise MethodError(
-                f"gradual-unfreezing: epochs must be positive, but got {self.epochs}; leave it out to give every "
-                "iteration as many epochs as the training has"
-            )
+        for name in ("epochs", "final_epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:  # refuses NaN too
+                raise MethodError(
+                    f"gradual-unfreezing: {name} must be positive, but got {value}; leave it out to give every "
+                    "iteration as many epochs as the training has"
+                )
 
     def phases(self, parts: Components) -> tuple[Phase, ...]:
         """Return one phase per block, from the top down."""
@@ -51,8 +62,14 @@ class GradualUnfreezing(Method):
             raise MethodError(
                 f"gradual-unfreezing needs a model of at least 2 blocks, but found {depth}; use full for this model"
             )
+        last = self.epochs if self.final_epochs is None else self.final_epochs
         return tuple(
-            Phase(name=f"layers {lowest} to {depth - 1}", trainable=_Above(lowest=lowest), epochs=self.epochs)
+            Phase(
+                name=f"layers {lowest} to {depth - 1}",
+                trainable=_Above(lowest=lowest),
+                epochs=self.epochs if lowest else last,
+                restart=self.restart,
+            )
             for lowest in reversed(range(depth))
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from evenkeel.errors import PlanError, StoreError
-from evenkeel.methods import parse_mix
+from evenkeel.methods import Setting, parse_mix
 from evenkeel.models import skeleton
 from evenkeel.partition import components
 from evenkeel.study._folder import StudyFolder
@@ -71,17 +71,17 @@ class Study:
                 seed=seed,
                 training=self.plan.training,
             )
-            jobs.append(Job(spec=spec, task=task, model=model))
+            jobs.append(Job(spec=spec, task=task, model=model, measures=self.plan.measures))
         return jobs
 
     def _check_methods(self) -> None:
         """See that every method can be, and finds in every model what it needs; the methods' names come first."""
         mixes = [parse_mix(method) for method in self.plan.methods]
         for task, model in itertools.product(self.plan.tasks, self.plan.models):
-            parts = components(skeleton(locate_model(model), load_data(task).classes))
+            built = skeleton(locate_model(model), load_data(task).classes)
+            setting = Setting(model=built, parts=components(built), problem="classification")
             for mix in mixes:
-                mix.check(parts)
-                mix.phases(parts)
+                mix.check(setting)
 
     def run(self, engine: Engine, *, on_report: Callable[[Report], None] = lambda _: None) -> list[RunRecord]:
         """Do what is not done yet. Interrupted at any point, the next call goes on.

@@ -210,10 +210,21 @@ def test_what_a_threshold_learns_ends_with_its_training(more: dict[str, Any], ar
     assert torch.equal(found[0], found[1])
 
 
-def test_what_a_checkpoint_does_not_hold_is_not_lost_in_silence(arguments: Arguments, tmp_path: Path) -> None:
+def test_what_a_threshold_has_learnt_is_in_the_checkpoint(arguments: Arguments, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 3, "output_dir": str(tmp_path)}
+    methods = [ComponentClipping(max_norm=Percentile(20, window=8))]
+    whole = MethodTrainer(_models.bert(), arguments(**options), methods=methods, train_dataset=DATA)
+    whole.train()
+    again = MethodTrainer(_models.bert(), arguments(**options), methods=methods, train_dataset=DATA)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert torch.equal(weights(again.model), weights(whole.model))
+
+
+def test_a_checkpoint_without_what_the_threshold_had_learnt_is_refused(arguments: Arguments, tmp_path: Path) -> None:
     options = {"save_strategy": "steps", "save_steps": 3, "output_dir": str(tmp_path)}
     methods = [ComponentClipping(max_norm=Percentile(20, window=8))]
     MethodTrainer(_models.bert(), arguments(**options), methods=methods, train_dataset=DATA).train()
+    (tmp_path / "checkpoint-3" / "evenkeel_methods.pt").unlink()
     again = MethodTrainer(_models.bert(), arguments(**options), methods=methods, train_dataset=DATA)
-    with pytest.raises(MethodError, match="what it had learnt is not in the checkpoint"):
+    with pytest.raises(MethodError, match="evenkeel_methods.pt is missing"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))

@@ -3,64 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, cast, final
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import SchedulerType, Trainer, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from evenkeel.clipping import ClipResult
-from evenkeel.clipping.thresholds import Threshold
 from evenkeel.errors import MethodError
-from evenkeel.integrations.transformers._component_clip import ComponentClip
-from evenkeel.integrations.transformers._each_step import EachStep
+from evenkeel.integrations.transformers._checks import check_callbacks, check_mix, mix_of
+from evenkeel.integrations.transformers._live import LiveSession
+from evenkeel.integrations.transformers._method_clip import MethodClip
 from evenkeel.integrations.transformers._optimizers import (
     OptimizerKind,
     check_choice,
     clipped_adamw,
+    set_rates,
     stepping_in_backward,
+    without_correction,
 )
 from evenkeel.integrations.transformers._phases import Phases
-from evenkeel.integrations.transformers._recorder import Recorder
-from evenkeel.methods import Method, Mix, PhaseSchedule, parse_method
+from evenkeel.integrations.transformers._problem import problem_of
+from evenkeel.integrations.transformers._rates import phased
+from evenkeel.integrations.transformers._recipes import laid_down
+from evenkeel.methods import Batch, Method, Moment, PhaseSchedule, Setting
 from evenkeel.optim import ClippedAdamW, InBackward
-from evenkeel.partition import Components, components
+from evenkeel.partition import components
 
 __all__ = ["MethodTrainer"]
-
-
-@final
-class _MethodClip(EachStep):
-    """Clips as a mix of methods says."""
-
-    def __init__(self, mix: Mix) -> None:
-        super().__init__()
-        self._mix = mix
-        self._learning: Threshold | None = None
-        self.last: ClipResult | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Begin with a threshold that has learnt nothing; the method's own is a configuration."""
-        super().on_train_begin(args, state, control, **kwargs)
-        given = self._mix.clipping(components(kwargs["model"])).max_norm
-        self._learning = copy.deepcopy(given) if isinstance(given, Threshold) else None
-        if state.global_step and self._learning is not None and self._learning.state_dict():
-            raise MethodError(
-                f"{given!r} learns, and what it had learnt is not in the checkpoint of this MethodTrainer; train with "
-                "optimizer='clipped-adamw', whose state has it, or with the callback ComponentClip"
-            )
-
-    def _act(self, parts: Components, state: TrainerState) -> None:
-        clipping = self._mix.clipping(parts)
-        if self._learning is not None:
-            clipping = replace(clipping, max_norm=self._learning)
-        self.last = clipping.clip()
 
 
 class MethodTrainer(Trainer):
@@ -69,7 +41,12 @@ class MethodTrainer(Trainer):
     It clips as the methods say (``max_grad_norm`` does not count), and trains their phases one after the other: each
     with an empty optimizer and the whole learning-rate schedule. ``num_train_epochs`` is the length of a phase that
     names none of its own; ``max_steps``, where set, is the length of the whole training, shared among the phases in
-    proportion.
+    proportion. What a method lays down of the training's settings takes the place of what ``args`` say.
+
+    Where a model classifies sequences, accumulated micro-batches count alike, as in one large batch: transformers 5.23
+    by itself adds their means up, because such a model accepts the number of items but does not divide by it.
+
+    When training ends, also by an exception, the model has the modules and hooks that it had before.
 
     Attributes:
         mix: the methods.
@@ -101,76 +78,136 @@ class MethodTrainer(Trainer):
             **kwargs: everything else that a Trainer takes.
 
         Raises:
-            MethodError: if a method is unknown, the mix cannot be, or the model lacks what a method needs.
+            MethodError: if a method is unknown, the mix cannot be, the model lacks what a method needs, or the way of
+                training leaves no room for what a method does.
         """
-        if isinstance(methods, str):
-            raise MethodError(f"methods must be a list, but got the text '{methods}'; write methods=['{methods}']")
-        self.mix = Mix(tuple(parse_method(method) if isinstance(method, str) else method for method in methods))
-        if any(isinstance(callback, ComponentClip) for callback in kwargs.get("callbacks") or ()):
-            raise MethodError(
-                f"MethodTrainer clips as {self.mix.name} says, and was given the callback ComponentClip, which would "
-                f"clip "
-                "again; keep one of them"
-            )
-        args = copy.copy(args) if args is not None else TrainingArguments()
-        args.max_grad_norm = 0.0
-        check_choice(optimizer, in_backward, args, kwargs.get("optimizers"))
-        if in_backward and any(isinstance(callback, Recorder) for callback in kwargs.get("callbacks") or ()):
-            raise MethodError(
-                "Recorder looks at gradients before the optimizer steps, and in_backward=True leaves none by then; "
-                "drop one of them (the norms of the latest step are in MethodTrainer.last_clip)"
-            )
+        self.mix = mix_of(methods)
+        check_callbacks(self.mix, kwargs.get("callbacks") or (), in_backward)
+        args = laid_down(args, self.mix.recipe())
+        given = kwargs.get("optimizers")
+        check_choice(optimizer, in_backward, args, given)
+        check_mix(self.mix, args, kind=optimizer, in_backward=in_backward, given=given)
         self._kind, self._wants_backward = optimizer, in_backward
         self._clipper: ClippedAdamW | InBackward | None = None
+        self._checkpoint: str | None = None
+        self._begun = False
+        self._moment: Moment | None = None
+        self._micro_batches: list[dict[str, Any]] = []
+        self._clip = MethodClip(self.mix)
+        self._live = LiveSession(self.mix, self._clip)
         super().__init__(model, args, **kwargs)
         if self.model is None:
             raise MethodError("MethodTrainer was given no model; pass model, or model_init")
-        parts = components(self.model)
-        self.mix.check(parts)
-        self._schedule = PhaseSchedule(self.mix.phases(parts), epochs=args.num_train_epochs)
+        setting = self._setting(self.model)
+        self.mix.check(setting)
+        if setting.problem not in ("causal-lm", "unknown") and self.compute_loss_func is None:
+            self.model_accepts_loss_kwargs = False  # it does, and then does not divide by the number of items
+        self._schedule = PhaseSchedule(self.mix.phases(setting.parts), epochs=args.num_train_epochs)
         args.num_train_epochs = self._schedule.total_epochs
-        self._clip = _MethodClip(self.mix)
         self._phases = Phases(self._schedule)
         self.add_callback(self._phases)
         if self._kind is None and not self._wants_backward:
             self.add_callback(self._clip)
+        self.add_callback(self._live)
 
     @property
     def last_clip(self) -> ClipResult | None:
         """What the latest step clipped; None before the first."""
         return self._clip.last if self._clipper is None else self._clipper.last
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as ``Trainer.train`` does; afterwards everything that could be trained before can be trained again."""
+        found = resume_from_checkpoint
+        if found is True:
+            found = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
+        self._checkpoint, self._micro_batches, self._begun = found or None, [], True
         try:
+            if self.model_init is None:
+                self._begin(self.model)
             if isinstance(self._clipper, InBackward) and self.model_init is None:  # of a training before
                 self._clipper.zero_grad()  # whatever ended it
                 self._clipper.attach()
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
+            self._begun = False
             self._phases.release()
+            self._live.close()
             if isinstance(self._clipper, InBackward):
                 self._clipper.remove()
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make the optimizer of ``TrainingArguments``, and let it clip if it is to."""
-        if self._clipper is not None and self.optimizer is not None:  # which model_init has the Trainer forget
-            return self.optimizer
-        plain = super().create_optimizer(model)
-        if self._kind is not None or self._wants_backward:
-            clipping = self.mix.clipping(components(cast(nn.Module, self.model if model is None else model)))
-            if self._wants_backward:
-                self._clipper = stepping_in_backward(plain, clipping, self.args)
-            else:
-                self._clipper = clipped_adamw(plain, clipping)
-            self.optimizer = self._clipper
-        return cast(torch.optim.Optimizer, self.optimizer)
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make a model as ``Trainer.call_model_init`` does, and begin the methods on it where it is to be trained."""
+        made: nn.Module = super().call_model_init(trial)
+        if self._begun:
+            self._begin(made)
+        return made
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run a micro-step as ``Trainer.training_step`` does; where steps happen in backward, the last one steps."""
-        last = self.accelerator.sync_gradients or not isinstance(self._clipper, InBackward)
-        with contextlib.nullcontext() if last else cast(InBackward, self._clipper).accumulate():
-            return super().training_step(*args, **kwargs)
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimizer of ``TrainingArguments``, as the methods want it, and let it clip if it is to."""
+        if self.optimizer is not None:  # the user's, or of a training before, which model_init has the Trainer forget
+            kept = isinstance(self._clipper, InBackward) or not self._wants_backward
+            return self.optimizer if kept else self._stepping(model)
+        plain = super().create_optimizer(model)
+        trained = components(cast(nn.Module, self.model if model is None else model))
+        rates = self.mix.rates(trained)
+        if rates:
+            set_rates(plain, trained, rates)
+        correct_bias = self.mix.recipe().correct_bias is not False
+        if self._kind is not None:
+            self.optimizer = self._clipper = clipped_adamw(plain, self.mix.clipping(trained), correct_bias=correct_bias)
+        elif self._wants_backward:
+            return self._stepping(model)
+        elif not correct_bias:
+            self.optimizer = without_correction(plain, trained)
+        else:
+            self.optimizer = self.mix.optimizer(plain)
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Run a micro-step as ``Trainer.training_step`` does; where gradients are taken twice, the last one does it."""
+        last = self.accelerator.sync_gradients
+        collecting = not last and isinstance(self._clipper, InBackward)
+        with cast(InBackward, self._clipper).accumulate() if collecting else contextlib.nullcontext():
+            loss = self._micro_step(model, inputs, num_items_in_batch, micro=len(self._micro_batches))
+        self._micro_batches.append(inputs)
+        if last:
+            batches, self._micro_batches = self._micro_batches, []
+            if self.mix.owner("second pass") is not None:
+                self._second_pass(model, batches, num_items_in_batch)
+        return loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the loss as ``Trainer.compute_loss`` does, and in training add what the methods add."""
+        if self._moment is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        kept = dict(inputs)  # the Trainer may take the labels out
+
+        def compute() -> tuple[Tensor, Any]:
+            return cast(
+                tuple[Tensor, Any],
+                super(MethodTrainer, self).compute_loss(model, dict(kept), True, num_items_in_batch),
+            )
+
+        loss, outputs = compute()
+        batch = Batch(
+            inputs=kept,
+            outputs=outputs,
+            loss=loss,
+            problem=problem_of(cast(nn.Module, self.model)),
+            moment=self._moment,
+            compute=compute,
+            items=self._divisor(num_items_in_batch),
+        )
+        term = self._live.session.loss_term(batch)
+        loss = loss if term is None else loss + term
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as ``Trainer.evaluation_loop`` does, with the model as the methods want it evaluated."""
+        with self._live.session.evaluating():
+            return super().evaluation_loop(*args, **kwargs)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -179,8 +216,8 @@ class MethodTrainer(Trainer):
         self._schedule.set_steps(num_training_steps)
         given = self.lr_scheduler is not None  # by the user, who then knows best
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if len(self._schedule) > 1 and not given:
-            self.lr_scheduler = scheduler = self._phased_scheduler(scheduler)
+        if len(self._schedule.schedules()) > 1 and not given:
+            self.lr_scheduler = scheduler = phased(scheduler, self._schedule, self.args, self.mix.name)
         return scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -195,27 +232,67 @@ class MethodTrainer(Trainer):
         Where a version of transformers has no such method, nothing is skipped and nothing else changes.
         """
 
-    def _phased_scheduler(self, plain: torch.optim.lr_scheduler.LRScheduler) -> LambdaLR:
-        if not isinstance(plain, LambdaLR):
-            kind = SchedulerType(self.args.lr_scheduler_type).value
-            raise MethodError(
-                f"{self.mix.name} trains in phases, and the schedule '{kind}' cannot start anew "
-                "in each; use 'linear', 'cosine' or 'constant'"
-            )
-        factors = []
-        for steps in self._schedule.phase_steps():
-            one = get_scheduler(
-                self.args.lr_scheduler_type,
-                # The same rate as the real one: schedules with a lowest rate take its share of it.
-                optimizer=torch.optim.SGD([torch.zeros(1)], lr=plain.optimizer.defaults["lr"]),
-                num_warmup_steps=self.args.get_warmup_steps(steps),
-                num_training_steps=steps,
-                scheduler_specific_kwargs=cast("dict[str, Any] | None", self.args.lr_scheduler_kwargs),
-            )
-            factors.append(cast(LambdaLR, one).lr_lambdas[0])  # of the same kind as the plain one
+    def _setting(self, model: nn.Module) -> Setting:
+        return Setting(
+            model=model,
+            parts=components(model),
+            problem=problem_of(model),
+            seed=self.args.seed,
+            losses=self._losses,
+        )
 
-        def factor(step: int) -> float:
-            phase, start = self._schedule.at(step)
-            return float(factors[phase](step - start))
+    def _begin(self, model: nn.Module) -> None:
+        self._live.begin(self._setting(model), self._checkpoint)
+        own = {id(parameter) for parameter in model.parameters()}
+        if self.optimizer is not None and any(
+            id(parameter) not in own for group in self.optimizer.param_groups for parameter in group["params"]
+        ):
+            self.optimizer = self.lr_scheduler = None  # of a training before, whose adapters are gone
 
-        return LambdaLR(plain.optimizer, factor)
+    def _stepping(self, model: Any) -> torch.optim.Optimizer:
+        trained = components(cast(nn.Module, self.model if model is None else model))
+        plain = cast(torch.optim.Optimizer, self.optimizer)
+        self.optimizer = self._clipper = stepping_in_backward(plain, self.mix.clipping(trained), self.args)
+        return self._clipper
+
+    def _micro_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any, *, micro: int) -> Tensor:
+        self._moment = self._live.moment(self.args, self.state, micro)
+        self._live.session.before_forward(self._moment)
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._moment = None
+
+    def _second_pass(self, model: nn.Module, batches: Sequence[Any], num_items_in_batch: Any) -> None:
+        """Take the gradients of all micro-batches again, elsewhere; the last one reduces over ranks."""
+        session = self._live.session
+        try:
+            session.ascend(self._live.step(self.args, self.state, self.optimizer))
+            model.zero_grad()
+            for micro, inputs in enumerate(batches):
+                last = micro == len(batches) - 1
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                    self._micro_step(model, inputs, num_items_in_batch, micro=micro)
+        finally:
+            session.descend()
+
+    def _divisor(self, num_items_in_batch: Any) -> Tensor | float | None:
+        """Return what the loss of a micro-batch was divided by, where that is not its own number of items."""
+        if num_items_in_batch is None or not (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
+            return None
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return cast("Tensor | float", num_items_in_batch / ranks)
+
+    def _losses(self) -> Iterator[Tensor]:
+        """Yield the loss of every batch of the training data, and leave torch's generators as they are."""
+        model = self.model_wrapped
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            was_training = model.training
+            model.eval()
+            try:
+                for inputs in self.get_train_dataloader():
+                    with self.compute_loss_context_manager():
+                        yield cast(Tensor, super().compute_loss(model, self._prepare_inputs(inputs)))
+            finally:
+                model.train(was_training)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
@@ -13,8 +16,9 @@ from transformers.training_args import ParallelMode
 from evenkeel.errors import MethodError, unknown_name
 from evenkeel.methods import Clipping
 from evenkeel.optim import ClippedAdamW, InBackward, step_in_backward
+from evenkeel.partition import Components
 
-__all__ = ["OptimizerKind", "check_choice", "clipped_adamw", "stepping_in_backward"]
+__all__ = ["OptimizerKind", "check_choice", "clipped_adamw", "set_rates", "stepping_in_backward", "without_correction"]
 
 OptimizerKind = Literal["clipped-adamw"]
 
@@ -54,12 +58,13 @@ def check_choice(
         )
 
 
-def clipped_adamw(plain: Optimizer, clipping: Clipping) -> ClippedAdamW:
+def clipped_adamw(plain: Optimizer, clipping: Clipping, *, correct_bias: bool = True) -> ClippedAdamW:
     """Make AdamW with clipping inside out of the AdamW that the Trainer made.
 
     Args:
         plain: the Trainer's optimizer.
         clipping: what is clipped.
+        correct_bias: whether Adam's moments are corrected for having begun at 0.
 
     Returns:
         An optimizer of the same groups.
@@ -69,11 +74,14 @@ def clipped_adamw(plain: Optimizer, clipping: Clipping) -> ClippedAdamW:
     """
     if type(plain) is not torch.optim.AdamW:
         raise MethodError(
-            f"optimizer='clipped-adamw' stands for torch.optim.AdamW, and this Trainer makes a {type(plain).__name__}; "
-            "set TrainingArguments(optim='adamw_torch'), or leave optimizer out"
+            "clipping inside of the optimizer, and Adam without bias correction, stand for torch.optim.AdamW, and this "
+            f"Trainer makes a {type(plain).__name__}; set TrainingArguments(optim='adamw_torch'), or leave them out"
         )
     chosen = {name: value for name, value in plain.defaults.items() if name in _OPTIONS}  # schedules ask for the rate
-    return ClippedAdamW(plain.param_groups, parts=clipping.parts, max_norm=copy.deepcopy(clipping.max_norm), **chosen)
+    max_norm = copy.deepcopy(clipping.max_norm)
+    return ClippedAdamW(
+        plain.param_groups, parts=clipping.parts, max_norm=max_norm, correct_bias=correct_bias, **chosen
+    )
 
 
 _OPTIONS = {"lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "fused", "capturable"}
@@ -92,3 +100,46 @@ def stepping_in_backward(plain: Optimizer, clipping: Clipping, args: TrainingArg
     """
     replicated = args.parallel_mode == ParallelMode.DISTRIBUTED and not args.fsdp
     return step_in_backward(clipping.parts, lambda _: plain, clipping.max_norm, replicated=replicated)
+
+
+def without_correction(plain: Optimizer, parts: Components) -> ClippedAdamW:
+    """Make the Adam of before bias correction out of the AdamW that the Trainer made; it clips nothing.
+
+    Args:
+        plain: the Trainer's optimizer.
+        parts: the components that are trained.
+
+    Returns:
+        An optimizer of the same groups.
+    """
+    return clipped_adamw(plain, Clipping(parts=parts, max_norm=math.inf), correct_bias=False)
+
+
+def set_rates(optimizer: Optimizer, parts: Components, rates: Mapping[str, float]) -> None:
+    """Divide the groups of an optimizer without state, so that each component has its own learning rate.
+
+    Args:
+        optimizer: the optimizer.
+        parts: the components.
+        rates: what the rate is multiplied by, by the name of a component; 1 for those that are not there.
+
+    Raises:
+        MethodError: if parts of one tensor are to have different rates.
+    """
+    factors: dict[int, tuple[float, str]] = {}
+    for part in parts:
+        for parameter in part.parameters:
+            own = (rates.get(part.name, 1.0), part.name)
+            first = factors.setdefault(id(parameter), own)
+            if first[0] != own[0]:
+                raise MethodError(
+                    f"'{first[1]}' and '{own[1]}' are parts of one tensor and are to have learning rates of their own "
+                    f"(x {first[0]:g} and x {own[0]:g}), which an optimizer cannot give; give both the same"
+                )
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.param_groups:
+        chosen: dict[float, list[Tensor]] = {}
+        for parameter in group["params"]:
+            chosen.setdefault(factors.get(id(parameter), (1.0, ""))[0], []).append(parameter)
+        groups.extend({**group, "params": some, "lr": group["lr"] * factor} for factor, some in chosen.items())
+    optimizer.param_groups[:] = groups

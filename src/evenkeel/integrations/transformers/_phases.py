@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from evenkeel.methods import PhaseSchedule
+from evenkeel.methods import Phase, PhaseSchedule
 from evenkeel.partition import Component, Components, components
 
 __all__ = ["Phases"]
@@ -30,14 +30,17 @@ class Phases(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._schedule.begins(state.global_step) and state.global_step < state.max_steps:
-            self._enter(state.global_step)
-            kwargs["optimizer"].state.clear()  # each phase is a fine-tuning of its own
+            phase = self._enter(state.global_step)
+            if phase.restart:
+                kwargs["optimizer"].state.clear()  # a fine-tuning of its own
 
     def release(self) -> None:
         self._set(lambda _: True)
 
-    def _enter(self, step: int) -> None:
-        self._set(self._schedule.phases[self._schedule.at(step)[0]].trainable)
+    def _enter(self, step: int) -> Phase:
+        phase = self._schedule.phases[self._schedule.at(step)[0]]
+        self._set(phase.trainable)
+        return phase
 
     def _set(self, trainable: Callable[[Component], bool]) -> None:
         wanted: dict[Tensor, bool] = {}

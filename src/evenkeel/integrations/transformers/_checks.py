@@ -1,0 +1,137 @@
+"""What a MethodTrainer cannot do, told before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainingArguments
+
+from evenkeel.errors import MethodError
+from evenkeel.integrations.transformers._component_clip import ComponentClip
+from evenkeel.integrations.transformers._optimizers import OptimizerKind
+from evenkeel.integrations.transformers._recorder import Recorder
+from evenkeel.methods import Method, Mix, parse_method
+
+__all__ = ["check_callbacks", "check_mix", "mix_of"]
+
+
+def mix_of(methods: Sequence[str | Method]) -> Mix:
+    """Make a mix of names with options, and methods.
+
+    Args:
+        methods: what the user gave.
+
+    Returns:
+        The mix.
+
+    Raises:
+        MethodError: if it is no list, a name is unknown, or the methods cannot be mixed.
+    """
+    if isinstance(methods, str):
+        raise MethodError(f"methods must be a list, but got the text '{methods}'; write methods=['{methods}']")
+    return Mix(tuple(parse_method(method) if isinstance(method, str) else method for method in methods))
+
+
+def check_callbacks(mix: Mix, callbacks: Sequence[Any], in_backward: bool) -> None:
+    """Refuse, by a ``MethodError``, callbacks that would clip again, or look at what is gone.
+
+    Args:
+        mix: the methods.
+        callbacks: what the user gave.
+        in_backward: whether steps are to happen in backward.
+    """
+    if any(isinstance(callback, ComponentClip) for callback in callbacks):
+        raise MethodError(
+            f"MethodTrainer clips as {mix.name} says, and was given the callback ComponentClip, which would clip "
+            "again; keep one of them"
+        )
+    if in_backward and any(isinstance(callback, Recorder) for callback in callbacks):
+        raise MethodError(
+            "Recorder looks at gradients before the optimizer steps, and in_backward=True leaves none by then; "
+            "drop one of them (the norms of the latest step are in MethodTrainer.last_clip)"
+        )
+
+
+def check_mix(mix: Mix, args: TrainingArguments, *, kind: OptimizerKind | None, in_backward: bool, given: Any) -> None:
+    """Refuse, by a ``MethodError``, a way of training that leaves no room for what a method does.
+
+    Args:
+        mix: the methods.
+        args: the training arguments.
+        kind: the optimizer that was asked for.
+        in_backward: whether steps are to happen in backward.
+        given: the optimizer and the schedule that the user made.
+    """
+    touches, second = mix.touches, mix.owner("second pass")
+    if in_backward:
+        for touched in ("gradients", "weights"):
+            if touched in touches:
+                raise MethodError(
+                    f"{touches[touched]} changes {touched} between backward and the optimizer's step, and "
+                    "in_backward=True leaves no time between them; leave in_backward out"
+                )
+        if second is not None:
+            raise MethodError(
+                f"{second.name} takes gradients a second time before the step, and in_backward=True has made the step "
+                "by then; leave in_backward out"
+            )
+    if kind is not None and "gradients" in touches:
+        raise MethodError(
+            f"{touches['gradients']} changes gradients after they were clipped, which optimizer='{kind}' does inside "
+            "of its step; leave optimizer out"
+        )
+    _check_optimizer(mix, kind, in_backward, given)
+    _check_arguments(mix, args)
+
+
+def _check_optimizer(mix: Mix, kind: OptimizerKind | None, in_backward: bool, given: Any) -> None:
+    update = mix.owner("update")
+    if update is not None and kind is not None:
+        raise MethodError(f"{update.name} brings an optimizer of its own; leave optimizer='{kind}' out")
+    if mix.recipe().correct_bias is False and in_backward:
+        raise MethodError(f"{mix.name} trains without bias correction, which in_backward=True cannot; leave it out")
+    if given is None or all(one is None for one in given):
+        return
+    rates = mix.owner("rates")
+    named = update or rates
+    if named is not None or mix.recipe().correct_bias is False:
+        raise MethodError(
+            f"{named.name if named else mix.name} decides how weights are updated, and MethodTrainer was given "
+            "optimizers=(...); keep one of them"
+        )
+
+
+def _check_arguments(mix: Mix, args: TrainingArguments) -> None:
+    touches, second = mix.touches, mix.owner("second pass")
+    if second is not None and args.fp16:
+        raise MethodError(
+            f"{second.name} takes gradients twice in a step, and an fp16 loss scale allows that once; train with "
+            "bf16=True in place of fp16=True"
+        )
+    names = ("activation_checkpointing", "gradient_checkpointing")  # of newer and of older versions
+    recomputes = any(getattr(args, name, False) for name in names)
+    if "forward" in touches and (recomputes or args.torch_compile):
+        way = "torch_compile=True" if args.torch_compile else "activation checkpointing"
+        raise MethodError(
+            f"{touches['forward']} changes what the model computes from one forward pass to the next, and {way} relies "
+            "on its being the same; turn that off"
+        )
+    if "result" in touches and args.load_best_model_at_end:
+        raise MethodError(
+            f"{touches['result']} ends a training with other weights than its last ones, and "
+            "load_best_model_at_end=True would overwrite them; turn that off"
+        )
+    if not mix.acting:
+        return
+    if args.fsdp or args.deepspeed:
+        way = "FSDP" if args.fsdp else "DeepSpeed"
+        raise MethodError(
+            f"{mix.acting[0]} acts on whole parameters, and {way} shards them; train it in one process or with "
+            "DDP (methods that only clip, freeze or set learning rates work sharded)"
+        )
+    if args.auto_find_batch_size:
+        raise MethodError(
+            f"auto_find_batch_size=True begins a training again in its middle, which {mix.acting[0]} cannot; set the "
+            "batch size yourself"
+        )
