@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,14 @@ def glue_dir() -> Path:
     if not (path / "rte").is_dir():
         pytest.fail(f"EVENKEEL_GLUE_DIR is {folder!r}, but there is no folder rte in it")
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _imports_are_no_garbage() -> Iterator[None]:
+    """Every training of accelerate collects garbage, and would look each time at all that was ever imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
