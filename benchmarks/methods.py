@@ -71,12 +71,9 @@ def train(method: str, rows: int, tokens: int) -> tuple[float, float, float]:
         trainer.remove_callback(transformers.PrinterCallback)
         began = time.perf_counter()
         trainer.train()
-    if torch.cuda.is_available():
-        rise = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        rise = (peak() - before) / 2**20
+    risen = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak() - before
     steps = [after - before for before, after in itertools.pairwise(clock.moments[1:])]
-    return statistics.median(steps), clock.moments[1] - began, rise
+    return statistics.median(steps), clock.moments[1] - began, risen / 2**20
 
 
 MINILM: dict[str, Any] = {
