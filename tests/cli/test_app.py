@@ -11,7 +11,7 @@ import pytest
 import evenkeel as package
 from evenkeel import study
 
-COMMANDS = ("demo", "study", "status", "report", "finetune", "components")
+COMMANDS = ("demo", "study", "status", "report", "finetune", "components", "methods")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

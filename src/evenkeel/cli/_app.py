@@ -14,6 +14,7 @@ from evenkeel.cli._console import errors_to
 from evenkeel.cli.components import components
 from evenkeel.cli.demo import demo
 from evenkeel.cli.finetune import finetune
+from evenkeel.cli.methods import methods
 from evenkeel.cli.report import report
 from evenkeel.cli.status import status
 from evenkeel.cli.study import study
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, study, status, report, finetune, components):
+for command in (demo, study, status, report, finetune, components, methods):
     app.command()(command)
 
 

@@ -1,6 +1,7 @@
 """Ways of fine-tuning, one file each, behind one contract."""
 
 from evenkeel.methods._contract import Clipping, Method, Phase, Recipe
+from evenkeel.methods._describe import Description, Option, describe, rivals
 from evenkeel.methods._draws import Moment, private_generator
 from evenkeel.methods._mix import Mix
 from evenkeel.methods._registry import known_methods, parse_method, parse_mix
@@ -15,11 +16,13 @@ __all__ = [
     "Batch",
     "Clipping",
     "ComponentClipping",
+    "Description",
     "FullFineTuning",
     "GradualUnfreezing",
     "Method",
     "Mix",
     "Moment",
+    "Option",
     "Phase",
     "PhaseSchedule",
     "Problem",
@@ -28,8 +31,10 @@ __all__ = [
     "Sessions",
     "Setting",
     "Step",
+    "describe",
     "known_methods",
     "parse_method",
     "parse_mix",
     "private_generator",
+    "rivals",
 ]
