@@ -89,6 +89,17 @@ def test_a_plan_in_a_file_does_the_same(evenkeel: Call, small_data: Path, small_
     assert ids[0] < ids[1]
 
 
+@pytest.mark.usefixtures("inline")
+def test_layer_replacement_is_asked_for_by_an_option(
+    evenkeel: Call, small_data: Path, small_model: Path, tmp_path: Path
+) -> None:
+    arguments = usual(small_data, small_model, tmp_path / "out", "--seeds", "1", "--methods", "full")
+    assert evenkeel("study", *arguments, "--layer-replacement").code == 0
+    plan, (run,), folder = open_study(tmp_path / "out")
+    assert plan.measures.layer_replacement
+    assert folder.read_run(run.id, "replacement") is not None
+
+
 class Broken(Engine):
     """Its first job raises, the second never comes back, the others diverge not: they run."""
 

@@ -122,7 +122,7 @@ class InlineEngine(Engine):
                 self.ran.append(job)
                 yield Report(job=job, event="started")
                 try:
-                    result = execute(job.spec, job.task, model=job.model)
+                    result = execute(job.spec, job.task, model=job.model, measures=job.measures)
                 except Exception:
                     yield Report(job=job, event="raised", traceback=traceback.format_exc())
                 else:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from evenkeel.errors import PlanError
-from evenkeel.study import Plan, RunSpec, Training, load_plan
+from evenkeel.study import Measures, Plan, RunSpec, Training, load_plan
 from evenkeel.tasks import TaskSource
 
 SPEC = RunSpec(
@@ -62,6 +63,17 @@ def test_the_plan_and_the_tasks_describe_data_alike() -> None:
     task = made().tasks[0]
     assert list(type(task).model_fields) == [field.name for field in dataclasses.fields(TaskSource)]
     assert task.source() == TaskSource(name="rte")
+
+
+def test_what_is_measured_makes_no_other_run_and_old_plans_measure_nothing() -> None:
+    asked = made(measures={"layer_replacement": True})
+    assert set(Measures.model_fields) & set(RunSpec.model_fields) == set()
+    assert asked.measures.layer_replacement
+    assert list(asked.grid()) == list(made().grid())
+    old = json.loads(made().model_dump_json())
+    del old["measures"]
+    assert Plan.model_validate(old) == made()
+    assert not made().measures.layer_replacement
 
 
 # --- good plans
@@ -127,6 +139,8 @@ def test_a_plan_is_read_from_yaml_with_files_beside_it(tmp_path: Path) -> None:
         ({"training": {"warmup": 1}}, r"training.warmup: .*less than 1"),
         ({"training": {"weight_decay": -1}}, r"training.weight_decay: .*greater than or equal to 0"),
         ({"training": {"schedule": "square"}}, r"schedule: .*'linear', 'cosine' or 'constant' \(given: 'square'\)"),
+        ({"measures": {"layer_replacment": True}}, "unknown key 'layer_replacment': did you mean 'layer_replacement'"),
+        ({"measures": {"layer_replacement": "much"}}, r"measures.layer_replacement: .*boolean.*\(given: 'much'\)"),
         ({"training": {"precision": "int8"}}, r"precision: .*'float32', 'bf16' or 'fp16' \(given: 'int8'\)"),
     ],
     ids=str,

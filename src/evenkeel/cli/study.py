@@ -32,6 +32,10 @@ def study(
     seeds: Annotated[
         str, typer.Option(help="How many (20 stands for 1 to 20), or which: 1,2,5, and 42, for one alone.")
     ] = "5",
+    layer_replacement: Annotated[
+        bool,
+        typer.Option("--layer-replacement", help="Also see which layers went wrong: docs/layer-replacement.md."),
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Runs at a time; one a core unless told.")] = None,
 ) -> None:
     """Fine-tune by several methods over several seeds, and report which is steady.
@@ -52,6 +56,7 @@ def study(
         "methods": method_names(methods),
         "seeds": _seeds(seeds),
         "training": shared.training,
+        "measures": {"layer_replacement": layer_replacement},
     }
     drive(Plan.checked(content, where="the command line"), out, workers=workers)
 

@@ -4,6 +4,7 @@ from evenkeel.partition._component import Component, Piece, matches
 from evenkeel.partition._components import Components
 from evenkeel.partition._current import CurrentComponents
 from evenkeel.partition._discover import components
+from evenkeel.partition._model_blocks import ModelBlock, blocks
 from evenkeel.partition._regroup import By, regroup
 from evenkeel.partition._roles import ROLES
 from evenkeel.partition._span import Span
@@ -15,10 +16,12 @@ __all__ = [
     "Component",
     "Components",
     "CurrentComponents",
+    "ModelBlock",
     "Piece",
     "Roles",
     "Rules",
     "Span",
+    "blocks",
     "components",
     "matches",
     "regroup",

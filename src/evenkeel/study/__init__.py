@@ -3,12 +3,13 @@
 from evenkeel.study._execute import RunResult, execute
 from evenkeel.study._finetune import finetune_one
 from evenkeel.study._folder import StudyFolder
-from evenkeel.study._plan import Plan, RunSpec, Training, load_plan
+from evenkeel.study._plan import Measures, Plan, RunSpec, Training, load_plan
 from evenkeel.study._prepare import Prepared, prepare
 from evenkeel.study._store import RunRecord, Status, Store
 from evenkeel.study._study import Study, open_study
 
 __all__ = [
+    "Measures",
     "Plan",
     "Prepared",
     "RunRecord",

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import transformers
 from transformers import (
     DataCollatorWithPadding,
+    PreTrainedModel,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -31,14 +33,16 @@ from evenkeel.integrations.transformers import MethodTrainer, Recorder
 from evenkeel.methods import parse_mix
 from evenkeel.models import load_classifier
 from evenkeel.stats import failed
-from evenkeel.study._plan import RunSpec, TaskPlan
+from evenkeel.study._plan import Measures, RunSpec, TaskPlan
 from evenkeel.study._prepare import Prepared, prepare
+from evenkeel.study._replacement import PretrainedLayers, replacement_table
 from evenkeel.tasks import majority_score, score
 
 __all__ = ["RunResult", "execute"]
 
 _LOG_POINTS = 60  # points of a loss curve
 _EVALUATION_BATCH = 64
+_NOTHING_MORE = Measures()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,8 @@ class RunResult:
     Attributes:
         diverged: whether the loss or the predictions became NaN or infinite.
         outcome: scores and their baselines, failure by both lines, times, provenance; plain JSON values.
-        tables: ``log`` (step, loss, learning rate), ``norms`` (see ``GradientNorms``), ``predictions``.
+        tables: ``log`` (step, loss, learning rate), ``norms`` (see ``GradientNorms``), ``predictions``; and
+            ``replacement``, where it was asked for.
     """
 
     diverged: bool
@@ -80,6 +85,7 @@ def execute(
     task: TaskPlan,
     *,
     model: str,
+    measures: Measures = _NOTHING_MORE,
     save_to: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> RunResult:
@@ -89,6 +95,7 @@ def execute(
         spec: the run.
         task: where its task's data is.
         model: where its model is, as the plan names it.
+        measures: what to measure beside what every run records.
         save_to: a folder to save the fine-tuned model and its tokenizer in, unless it diverged; None keeps nothing.
         callbacks: more callbacks for the Trainer.
 
@@ -107,9 +114,12 @@ def execute(
         )
     started, started_cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
-        trainer, recorder, watch = _trainer(spec, prepared, scratch, callbacks)
+        classifier = _classifier(spec, prepared)
+        layers = PretrainedLayers(classifier) if measures.layer_replacement else None
+        listening = [*callbacks, layers] if layers else callbacks
+        trainer, recorder, watch = _trainer(spec, prepared, classifier, scratch, listening)
         trainer.train()
-        evaluated = {name: _predict(trainer, prepared, name) for name in prepared.parts if name != "train"}
+        evaluated = _evaluated(trainer, prepared)
         diverged = watch.diverged or not all(np.isfinite(logits).all() for _, logits in evaluated.values())
         if save_to is not None and not diverged:
             trainer.save_model(str(save_to))
@@ -122,14 +132,21 @@ def execute(
         "provenance": provenance(trainer.args.device),
     }
     tables = {"log": _log(trainer.state), "norms": recorder.norms.table(), "predictions": _predictions(evaluated)}
+    if layers is not None:  # after the clock was read: it is no part of what the method costs
+        tables["replacement"] = replacement_table(
+            classifier, layers.weights, partial(_evaluated, trainer, prepared), metric=prepared.data.task.metric
+        )
     return RunResult(diverged=diverged, outcome=outcome, tables=tables)
 
 
-def _trainer(
-    spec: RunSpec, prepared: Prepared, scratch: str, callbacks: Sequence[TrainerCallback]
-) -> tuple[MethodTrainer, Recorder, _StopWhenDiverged]:
+def _classifier(spec: RunSpec, prepared: Prepared) -> PreTrainedModel:
     set_seed(spec.seed)
-    model = load_classifier(prepared.model, prepared.data.classes, seed=spec.seed)
+    return load_classifier(prepared.model, prepared.data.classes, seed=spec.seed)
+
+
+def _trainer(
+    spec: RunSpec, prepared: Prepared, model: PreTrainedModel, scratch: str, callbacks: Sequence[TrainerCallback]
+) -> tuple[MethodTrainer, Recorder, _StopWhenDiverged]:
     recorder, watch = Recorder(every=spec.training.record_every), _StopWhenDiverged()
     trainer = MethodTrainer(
         model,
@@ -169,6 +186,11 @@ def _arguments(spec: RunSpec, scratch: str, *, examples: int) -> TrainingArgumen
         use_cpu=not torch.accelerator.is_available(),
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
+
+
+def _evaluated(trainer: MethodTrainer, prepared: Prepared) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return labels and logits of every part that is not trained on."""
+    return {name: _predict(trainer, prepared, name) for name in prepared.parts if name != "train"}
 
 
 def _predict(trainer: MethodTrainer, prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from evenkeel.errors import StoreError
 
 __all__ = ["StudyFolder"]
 
-TABLES = ("log", "norms", "predictions")
+TABLES = ("log", "norms", "predictions", "replacement")
 
 
 class StudyFolder:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from evenkeel.errors import PlanError, unknown_name
 from evenkeel.tasks import TaskSource
 
-__all__ = ["Plan", "RunSpec", "TaskPlan", "Training", "load_plan"]
+__all__ = ["Measures", "Plan", "RunSpec", "TaskPlan", "Training", "load_plan"]
 
 _MOST_SEEDS = 100_000  # as a count; a larger number was meant as a seed
 
@@ -66,6 +66,17 @@ class TaskPlan(_Frozen):
         return TaskSource(**self.model_dump())
 
 
+class Measures(_Frozen):
+    """What runs measure beside what they always record; no run's result depends on it, so it is no part of a run.
+
+    It holds for the runs that are still to be done. What was finished before stays as it is, with or without.
+    """
+
+    layer_replacement: bool = Field(
+        default=False, description="put pretrained weights back into the top k layers, and evaluate, for every k"
+    )
+
+
 class RunSpec(_Frozen):
     """One run: everything that its result depends on, and nothing else."""
 
@@ -93,6 +104,7 @@ class Plan(_Frozen):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("full", "gradual-unfreezing", "component-clip")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
     training: Training = Training()
+    measures: Measures = Measures()
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -183,7 +195,7 @@ def _in_words(error: ValidationError) -> str:
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     key = ".".join(str(bit) for bit in first["loc"])
     if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"training": Training, "tasks": TaskPlan}
+        models: dict[str, type[BaseModel]] = {"training": Training, "tasks": TaskPlan, "measures": Measures}
         model = models.get(str(first["loc"][0]), Plan)
         return unknown_name("key", str(first["loc"][-1]), model.model_fields)
     message = first["msg"].removeprefix("Value error, ")

@@ -13,7 +13,7 @@ import torch
 from evenkeel.errors import PlanError, StoreError
 from evenkeel.methods import Setting, parse_mix
 from evenkeel.models import skeleton
-from evenkeel.partition import components
+from evenkeel.partition import blocks, components
 from evenkeel.study._folder import StudyFolder
 from evenkeel.study._plan import Plan, RunSpec, TaskPlan, Training
 from evenkeel.study._prepare import load_data, locate_model, prepare
@@ -58,6 +58,7 @@ class Study:
         if self.plan.training.precision == "fp16" and not torch.accelerator.is_available():
             raise PlanError("fp16 needs a GPU, and there is none here; use bf16, or float32")
         self._check_methods()
+        self._check_measures()
         jobs = []
         for task, model, method, seed in self.plan.grid():
             prepared = prepare(task, model, self.plan.training.max_length)
@@ -82,6 +83,18 @@ class Study:
             setting = Setting(model=built, parts=components(built), problem="classification")
             for mix in mixes:
                 mix.check(setting)
+
+    def _check_measures(self) -> None:
+        """See that every model has what is to be measured; the end of a training is too late to find that out."""
+        if not self.plan.measures.layer_replacement:
+            return
+        classes = load_data(self.plan.tasks[0]).classes
+        for model in self.plan.models:
+            if not blocks(skeleton(locate_model(model), classes)):
+                raise PlanError(
+                    f"measures.layer_replacement was asked for, and no layers were found in the model '{model}'; leave "
+                    "it out, or choose another model"
+                )
 
     def run(self, engine: Engine, *, on_report: Callable[[Report], None] = lambda _: None) -> list[RunRecord]:
         """Do what is not done yet. Interrupted at any point, the next call goes on.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from evenkeel.study._execute import RunResult
-from evenkeel.study._plan import RunSpec, TaskPlan
+from evenkeel.study._plan import Measures, RunSpec, TaskPlan
 
 __all__ = ["Engine", "Job", "Report"]
 
@@ -21,11 +21,13 @@ class Job:
         spec: the run.
         task: where its data is.
         model: where its model is.
+        measures: what it measures beside what every run records.
     """
 
     spec: RunSpec
     task: TaskPlan
     model: str
+    measures: Measures = field(default_factory=Measures)
 
 
 @dataclass(frozen=True, kw_only=True)

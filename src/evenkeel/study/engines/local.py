@@ -138,6 +138,6 @@ def _work(job: Job) -> RunResult | str:
     from evenkeel.study._execute import execute
 
     try:
-        return execute(job.spec, job.task, model=job.model)
+        return execute(job.spec, job.task, model=job.model, measures=job.measures)
     except Exception:
         return traceback.format_exc()

@@ -1,0 +1,80 @@
+"""A run's layer replacement: the pretrained weights that it needs, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import logsumexp
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from evenkeel.measure import layer_replacement, layer_weights
+from evenkeel.stats import failed
+from evenkeel.tasks import score
+
+__all__ = ["PretrainedLayers", "replacement_table"]
+
+Evaluated = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by part: labels [N], logits [N, classes]
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("k", pa.int32(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("loss", pa.float64()),
+        pa.field("failed", pa.bool_(), nullable=False),
+    ]
+)
+
+
+class PretrainedLayers(TrainerCallback):
+    """Copies a model's layers as they were loaded; what methods add to them, such as adapters, as training begins.
+
+    Attributes:
+        weights: parameters of the layers by their plain dotted names.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Copy the layers of ``model``, before any method changes it."""
+        self.weights = layer_weights(model)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add what was not there when the model was loaded."""
+        self.weights = {**layer_weights(kwargs["model"]), **self.weights}
+
+
+def replacement_table(
+    model: nn.Module, pretrained: Mapping[str, Any], predict: Callable[[], Evaluated], *, metric: str
+) -> pa.Table:
+    """Put the pretrained weights back into the top k layers, and judge the predictions for k = 0..L.
+
+    Args:
+        model: the fine-tuned model; it is the same afterwards.
+        pretrained: weights of its layers by name.
+        predict: returns labels and logits of each part, as the model is at the moment.
+        metric: the task's metric.
+
+    Returns:
+        A row for each k and part: ``k``; ``part``; ``score`` in the task's metric; ``loss``, the mean cross-entropy in
+        nats; ``failed`` by the test that judges a run. Where a logit is NaN or infinite, score and loss are null and
+        ``failed`` is true.
+    """
+    found = layer_replacement(
+        model, pretrained, lambda _: {part: _judged(metric, *outputs) for part, outputs in predict().items()}
+    )
+    rows = [{"k": k, "part": part, **row} for k, parts in enumerate(found) for part, row in parts.items()]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _judged(metric: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+    if not np.isfinite(logits).all():
+        return {"score": None, "loss": None, "failed": True}
+    truth, predicted = labels.tolist(), logits.argmax(axis=1).tolist()
+    exact = logits.astype(np.float64)
+    losses = logsumexp(exact, axis=1) - exact[np.arange(len(labels)), labels]
+    return {"score": score(metric, truth, predicted), "loss": float(losses.mean()), "failed": failed(truth, predicted)}
