@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from evenkeel import clip_grad_norm_, components
+from evenkeel import clip_grad_norm_, clip_grads, components
 from evenkeel.clipping._units import norms_of
 from evenkeel.clipping.thresholds import WeightRelative
 from evenkeel.errors import GradientError
@@ -217,6 +217,50 @@ def test_rows_within_their_limit_keep_every_bit() -> None:
     assert result.thresholds.item() == pytest.approx(math.sqrt(6))
     unclipped = clip_grad_norm_(model, WeightRelative(1e3, per="row"))
     assert unclipped.coefficients.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("by", ["tensor", "module"])
+def test_what_is_named_keeps_every_bit_and_the_rest_is_clipped_as_without_it(by: Any) -> None:
+    def made() -> nn.Module:
+        model = with_weights(nn.ModuleDict({"body": nn.Linear(3, 2), "classifier": nn.Linear(3, 2)}))
+        for seed, parameter in enumerate(model.parameters()):
+            parameter.grad = drawn(*parameter.shape, seed=seed)
+        return model
+
+    left, clipped, plain = made(), made(), made()
+    result = clip_grad_norm_(components(left, by), WeightRelative(0.1, per="row", unclipped=("head",)))
+    everything = clip_grad_norm_(components(clipped, by), WeightRelative(0.1, per="row"))
+    for (name, got), all_clipped, untouched in zip(
+        left.named_parameters(), clipped.parameters(), plain.parameters(), strict=True
+    ):
+        wanted = untouched if name.startswith("classifier") else all_clipped
+        assert bits(got.grad) == bits(wanted.grad)
+        assert bits(all_clipped.grad) != bits(untouched.grad)
+    half = len(result.names) // 2
+    assert result.norms.tolist() == everything.norms.tolist()
+    assert result.thresholds[:half].tolist() == everything.thresholds[:half].tolist()
+    assert result.thresholds[half:].tolist() == [INF] * half
+    assert result.coefficients[half:].tolist() == [1.0] * half
+
+
+def test_what_is_left_alone_is_not_spoilt_by_infinity_and_can_be_silenced() -> None:
+    grad = torch.tensor([[INF, 1.0], [6.0, 8.0]])
+    rule = WeightRelative(0.1, per="row", unclipped=("p0",))
+    model = Bag(grad.clone(), torch.ones(2, 2))
+    clip_grad_norm_(model, rule)
+    assert bits(model.grads[0]) == bits(grad)
+    model = Bag(grad.clone(), torch.ones(2, 2))
+    clip_grad_norm_(model, rule, nonfinite="zero")
+    assert model.grads[0] is not None
+    assert not model.grads[0].any()
+
+
+def test_the_derivative_of_what_is_left_alone_is_that_of_the_gradient() -> None:
+    grads = {name: drawn(2, 2, seed=seed).requires_grad_() for seed, name in enumerate(("p0", "p1"))}
+    model = with_weights(Bag(torch.ones(2, 2), torch.ones(2, 2)))
+    clipped, _ = clip_grads(grads, model, WeightRelative(0.1, per="row", unclipped=("p0",)))
+    (slope,) = torch.autograd.grad(clipped["p0"].sum(), grads["p0"])
+    assert slope.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
 def test_weights_of_zero_move_within_the_floor() -> None:

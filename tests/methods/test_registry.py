@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -9,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+import evenkeel.methods
 from evenkeel.errors import MethodError
 from evenkeel.methods import (
     ComponentClipping,
@@ -37,6 +40,19 @@ class Twin(Foreign):
     name: ClassVar[str] = "full"
 
 
+class Rival(Foreign):
+    name: ClassVar[str] = "rival"
+    conflicts: ClassVar[dict[str, str]] = {"foreign": "they are sworn enemies"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picky(Foreign):
+    name: ClassVar[str] = "picky"
+
+    def __post_init__(self) -> None:
+        assert self.strength > 0
+
+
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Register names of this file as entry points, and forget them afterwards."""
@@ -49,6 +65,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
     yield put
     known_methods.cache_clear()
+
+
+ULMFIT = GradualUnfreezing(epochs=1, final_epochs=2.5, restart=False)
 
 
 @pytest.mark.parametrize(
@@ -64,21 +83,40 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         ("component-clip:max_norm=1e-3", ComponentClipping(max_norm=1e-3)),
         ("gradual-unfreezing:epochs=2", GradualUnfreezing(epochs=2)),
         ("gradual-unfreezing:epochs=null", GradualUnfreezing()),
+        ("gradual-unfreezing:epochs=1:final_epochs=2.5:restart=false", ULMFIT),
     ],
 )
 def test_a_method_is_made_from_its_name_and_options(text: str, method: Method) -> None:
     assert parse_method(text) == method
 
 
-@pytest.mark.parametrize("text", ["full", "component-clip", "gradual-unfreezing"])
+@pytest.mark.parametrize("text", known_methods())
 def test_a_method_says_who_it_is(text: str) -> None:
-    method = parse_method(text)
+    method = parse_method(text)  # its options have defaults
     assert method.name == text
-    assert method.summary
+    assert 0 < len(method.summary) <= 90
     assert "arXiv" in method.source
-    assert not {field.name for field in dataclasses.fields(method)} & {"name", "summary", "source", "owns"}  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
+    assert not names & {"name", "summary", "source", "owns", "otherwise", "touches", "conflicts"}
     with pytest.raises(dataclasses.FrozenInstanceError):
-        method.max_norm = 3.0  # type: ignore[attr-defined]
+        method.strength = 3.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", known_methods())
+def test_methods_conflict_with_methods_that_there_are(text: str) -> None:
+    conflicts = known_methods()[text].conflicts
+    assert conflicts.keys() <= known_methods().keys() - {text}
+    assert all(conflicts.values())
+
+
+def test_every_public_module_is_one_method() -> None:
+    modules = {
+        found.name for found in pkgutil.iter_modules(evenkeel.methods.__path__) if not found.name.startswith("_")
+    }
+    assert {name.replace("-", "_") for name in known_methods()} == modules
+    for name, method in known_methods().items():
+        assert method.__module__ == f"evenkeel.methods.{name.replace('-', '_')}"
+        assert importlib.import_module(method.__module__).__all__ == [method.__name__]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +137,11 @@ def test_a_method_says_who_it_is(text: str) -> None:
         ("component-clip:max_norm=low", "max_norm 'low'"),
         ("component-clip:max_norm={", "cannot be read as YAML"),
         ("component-clip:by=layers", "component-clip:by=layers: unknown partition 'layers': did you mean 'layer'"),
-        ("gradual-unfreezing:epochs=0", "epochs must be positive, but got 0"),
-        ("gradual-unfreezing:epochs=two", "a value is of the wrong type"),
+        ("gradual-unfreezing:epochs=0", "epochs must be a finite number above 0 or none, but got 0"),
+        ("gradual-unfreezing:epochs=two", "must be a finite number above 0 or none, but got 'two'"),
+        ("gradual-unfreezing:epochs=[1]", r"must be a finite number above 0 or none, but got \[1\]"),
+        ("gradual-unfreezing:restart=maybe", "restart must be true or false, but got 'maybe'"),
+        ("noisytune:strength=-1", "noisytune:strength=-1: noisytune: strength must be"),
     ],
 )
 def test_what_cannot_be_parsed_is_told(text: str, said: str) -> None:
@@ -121,10 +162,26 @@ def test_a_mix_that_cannot_be(text: str, said: str) -> None:
 
 
 def test_a_package_brings_a_method(install: Callable[..., None]) -> None:
-    assert "foreign" not in known_methods()
+    own = set(known_methods())
+    assert {"full", "component-clip", "gradual-unfreezing"} < own
     install("Foreign")
     assert parse_method("foreign:strength=2") == Foreign(strength=2)
-    assert set(known_methods()) == {"full", "component-clip", "gradual-unfreezing", "foreign"}
+    assert parse_mix("foreign+component-clip").name == "foreign+component-clip"
+    assert set(known_methods()) - own == {"foreign"}
+    assert list(known_methods())[-1] == "foreign"  # evenkeel's own come first
+
+
+def test_a_method_of_another_package_takes_part_in_mixes(install: Callable[..., None]) -> None:
+    install("Foreign", "Rival")
+    with pytest.raises(MethodError, match="foreign and rival cannot be mixed: they are sworn enemies; keep one"):
+        parse_mix("foreign+rival")
+    assert [type(method) for method in parse_mix("rival+full").methods] == [Rival, FullFineTuning]
+
+
+def test_what_a_foreign_method_refuses_names_what_was_written(install: Callable[..., None]) -> None:
+    install("Picky")
+    with pytest.raises(MethodError, match="a value is of the wrong type"):
+        parse_method("picky:strength=much")
 
 
 def test_two_methods_of_one_name_are_refused(install: Callable[..., None]) -> None:

@@ -48,6 +48,7 @@ class Vector:
         write: what is scaled, in place; none without a gradient.
         groups: the ranks.
         owner: the component.
+        ratio: what share of the weights' norm the gradient's may be.
         counted: whether this pipeline stage counts it.
     """
 
@@ -55,6 +56,7 @@ class Vector:
     write: tuple[Tensor, ...]
     groups: tuple[ProcessGroup, ...]
     owner: int
+    ratio: float
     counted: bool
 
 
@@ -83,7 +85,10 @@ def find_rows(
         _refuse(parameter, grad, piece, kept)
         groups = where.spread[slot] if slot >= 0 else piece.spread()
         if groups and not kept:
-            vectors.append(_vector(parameter, grad, piece, groups, owner, counted=slot >= 0, norm_type=norm_type))
+            ratio = threshold.ratio_of(parts[owner])
+            vectors.append(
+                _vector(parameter, grad, piece, groups, owner, ratio=ratio, counted=slot >= 0, norm_type=norm_type)
+            )
             continue
         for found in _whole(parts[owner], piece, parameter.detach(), grad, threshold, norm_type):
             whole.append(replace(found, owner=owner, slot=slot))
@@ -150,6 +155,7 @@ def _vector(
     groups: tuple[ProcessGroup, ...],
     owner: int,
     *,
+    ratio: float,
     counted: bool,
     norm_type: float,
 ) -> Vector:
@@ -168,5 +174,6 @@ def _vector(
         write=views,
         groups=groups,
         owner=owner,
+        ratio=ratio,
         counted=counted,
     )

@@ -110,7 +110,7 @@ def _joined(
     sums = joined[:, :count]
     finished: list[Rows] = []
     for vector, (norm, weight, _) in zip(vectors, joined[:, count:].unbind(1), strict=True):
-        found = Units(norms=norm, limits=threshold.ratio * weight.clamp(min=threshold.floor))
+        found = Units(norms=norm, limits=vector.ratio * weight.clamp(min=threshold.floor))
         finished.extend(Rows(units=found, write=write, owner=vector.owner, slot=0) for write in vector.write)
         if vector.counted:
             beside = torch.stack([norm, found.limits, found.left])

@@ -22,7 +22,7 @@ class Units:
 
     Attributes:
         norms: norms of the gradient's rows, of a shape that the view broadcasts with; None without a gradient.
-        limits: norms that the rows may have, of the same shape.
+        limits: norms that the rows may have, of the same shape; infinity leaves a row alone.
     """
 
     norms: Tensor | None
@@ -32,7 +32,9 @@ class Units:
     def coefficients(self) -> Tensor:
         """What the rows are multiplied by, of the shape of the norms; there must be a gradient."""
         assert self.norms is not None  # noqa: S101  nobody scales what is not there
-        return (self.limits / (self.norms + EPSILON)).clamp(max=1.0)
+        free = self.limits.isinf()  # no quotient of infinity: its derivative is NaN even where it is not chosen
+        quotients = self.limits.masked_fill(free, 1.0) / (self.norms + EPSILON)
+        return torch.where(free, 1.0, quotients).clamp(max=1.0)
 
     @property
     def left(self) -> Tensor:
@@ -60,7 +62,7 @@ def units(
     Raises:
         GradientError: if it cannot be told which entries are rows.
     """
-    kept = count_kept(part, piece)
+    kept, ratio = count_kept(part, piece), threshold.ratio_of(part)
     views = piece.of(weight)
     grads: tuple[Tensor | None, ...] = (None,) * len(views) if grad is None else piece.of(grad)
     for view, own in zip(views, grads, strict=True):
@@ -68,7 +70,7 @@ def units(
         norms = None if own is None else norms_of(own, dims, norm_type)
         weights = norms_of(view, dims, norm_type)
         weights = weights if norms is None else weights.to(norms)
-        yield own, Units(norms=norms, limits=threshold.ratio * weights.clamp(min=threshold.floor))
+        yield own, Units(norms=norms, limits=ratio * weights.clamp(min=threshold.floor))
 
 
 def count_kept(part: Component, piece: Piece) -> int:

@@ -4,7 +4,7 @@ from evenkeel.methods._contract import Clipping, Method, Phase, Recipe
 from evenkeel.methods._describe import Description, Option, describe, rivals
 from evenkeel.methods._draws import Moment, private_generator
 from evenkeel.methods._mix import Mix
-from evenkeel.methods._registry import known_methods, parse_method, parse_mix
+from evenkeel.methods._registry import known_methods, mix_parts, parse_method, parse_mix
 from evenkeel.methods._schedule import PhaseSchedule
 from evenkeel.methods._session import Session, Sessions
 from evenkeel.methods._setting import Batch, Problem, Setting, Step
@@ -33,6 +33,7 @@ __all__ = [
     "Step",
     "describe",
     "known_methods",
+    "mix_parts",
     "parse_method",
     "parse_mix",
     "private_generator",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, final
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Changes"]
+__all__ = ["Changes", "has_dropout"]
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -41,13 +42,8 @@ class Changes:
 
     def no_dropout(self, model: nn.Module) -> None:
         """Turn every dropout off: modules, and the rates that modules keep as numbers for functional calls."""
-        for module in model.modules():
-            if isinstance(module, _DROPOUTS):
-                self.assign(module, "p", 0.0)
-                continue
-            for name, value in list(vars(module).items()):
-                if "drop" in name and isinstance(value, float) and value > 0:
-                    self.assign(module, name, 0.0)
+        for module, name in list(_dropouts(model)):
+            self.assign(module, name, 0.0)
 
     def undo(self) -> None:
         """Take everything back; what was changed last first."""
@@ -56,3 +52,20 @@ class Changes:
             setattr(module, name, value)
         while self._hooks:
             self._hooks.pop().remove()
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Say whether anything in a model drops out, as :meth:`Changes.no_dropout` would turn it off."""
+    return any(True for _ in _dropouts(model))
+
+
+def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield each module that drops out and the attribute that holds its rate."""
+    for module in model.modules():
+        if isinstance(module, _DROPOUTS):
+            if module.p > 0:
+                yield module, "p"
+            continue
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float) and value > 0:
+                yield module, name

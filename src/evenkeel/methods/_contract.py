@@ -89,6 +89,7 @@ class Method(ABC):
         summary: what it does, in one line.
         source: where it is described.
         owns: what it decides; two methods that own the same thing cannot be mixed.
+        otherwise: what it decides where no method of a mix owns it.
         touches: what its session changes, so that ways of training which leave no room for that are refused:
             ``"gradients"`` after they were clipped, ``"weights"`` between backward and the step, ``"forward"`` where
             the model draws or behaves otherwise in its forward passes, ``"result"`` where the training's last weights
@@ -100,6 +101,7 @@ class Method(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     owns: ClassVar[frozenset[Owned]] = frozenset()
+    otherwise: ClassVar[frozenset[Owned]] = frozenset()
     touches: ClassVar[frozenset[Touched]] = frozenset()
     conflicts: ClassVar[Mapping[str, str]] = {}
 

@@ -83,8 +83,10 @@ class Mix:
         return tuple(method.name for method in self.methods if type(method).begin is not Method.begin)
 
     def owner(self, owned: Owned) -> Method | None:
-        """Return the method that decides ``owned``, or None."""
-        return next((method for method in self.methods if owned in method.owns), None)
+        """Return the method that decides ``owned``: one that owns it, else the first that decides it otherwise."""
+        found = [method for method in self.methods if owned in method.owns]
+        found += [method for method in self.methods if owned in method.otherwise]
+        return found[0] if found else None
 
     def check(self, setting: Setting) -> None:
         """Refuse a model that lacks what a method needs, before training.
@@ -148,6 +150,9 @@ def _conflict(one: Method, other: Method) -> str:
     for owned, words in _WORDS.items():
         if owned in one.owns & other.owns:
             return f"each decides {words}"
+    for updating, laying in ((one, other), (other, one)):
+        if "update" in updating.owns and laying.recipe().correct_bias is False:
+            return f"each decides {_WORDS['update']}"
     both = _laid_down(one).keys() & _laid_down(other).keys()
     if both:
         return f"each lays down the training's {' and '.join(sorted(both))}"

@@ -21,7 +21,7 @@ from evenkeel.errors import EvenkeelError, MethodError, unknown_name
 from evenkeel.methods._contract import Method
 from evenkeel.methods._mix import Mix
 
-__all__ = ["known_methods", "parse_method", "parse_mix"]
+__all__ = ["known_methods", "mix_parts", "parse_method", "parse_mix"]
 
 
 def _own() -> Iterator[type[Method]]:
@@ -126,5 +126,20 @@ def parse_mix(text: str) -> Mix:
     Raises:
         MethodError: if a part cannot be parsed, or the parts cannot be mixed.
     """
-    parts = re.split(r"\+(?=\s*(?:[A-Za-z]|$))(?![^{]*\})", text)  # the plus of 1e+3, or in a mapping, joins nothing
-    return Mix(tuple(parse_method(part) for part in parts))
+    return Mix(tuple(parse_method(part) for part in mix_parts(text)))
+
+
+def mix_parts(text: str) -> list[str]:
+    """Split a mix at the signs that join its methods: the plus of 1e+3, or in a mapping, joins nothing.
+
+    Args:
+        text: ``a`` or ``a+b``, each with its options.
+
+    Returns:
+        The text of each method.
+
+    Example:
+        >>> mix_parts("component-clip:max_norm=1e+3+llrd")
+        ['component-clip:max_norm=1e+3', 'llrd']
+    """
+    return [part.strip() for part in re.split(r"\+(?=\s*(?:[A-Za-z]|$))(?![^{]*\})", text)]

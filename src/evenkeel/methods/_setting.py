@@ -91,10 +91,18 @@ class Batch:
         given = self.outputs if outputs is None else outputs
         found: Tensor = given["logits"] if isinstance(given, Mapping) else given[1]  # what a loss stands before
         found = found if found.dtype == torch.float64 else found.float()
-        if self.problem != "causal-lm":
-            return found
-        labelled = self.inputs["labels"][:, 1:] != _IGNORED  # a token is predicted by the one before it
-        return found[:, :-1][labelled]
+        return self.of_labels(found) if self.problem == "causal-lm" else found
+
+    def of_labels(self, values: Tensor) -> Tensor:
+        """Pick, of what a causal language model has for each token, that of the tokens that have a label.
+
+        Args:
+            values: shape ``[rows, tokens, ...]``.
+
+        Returns:
+            Shape ``[N, ...]``: a label belongs to the token before it, which predicts it.
+        """
+        return values[:, :-1][self.inputs["labels"][:, 1:] != _IGNORED]
 
     def mean(self, values: Tensor) -> Tensor:
         """Average over items as the task's loss does, so that accumulated micro-batches add up to the large batch.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from evenkeel.errors import MethodError
 from evenkeel.methods._contract import Method, Owned, Phase
+from evenkeel.methods._options import check_flag, check_number
+from evenkeel.methods._place import is_above_blocks
+from evenkeel.methods._setting import Setting
 from evenkeel.partition import Component, Components
 
 __all__ = ["GradualUnfreezing"]
@@ -29,12 +31,13 @@ class GradualUnfreezing(Method):
         section 3) test.
 
     Attributes:
-        epochs: :math:`E`, epochs of each iteration; None takes the ``num_train_epochs`` of the training.
-        final_epochs: epochs of the last iteration, in which everything is trained; None for as many as the others.
+        epochs: :math:`E`, epochs of each iteration, positive; None takes the ``num_train_epochs`` of the training.
+        final_epochs: epochs of the last iteration, in which everything is trained, positive; None for as many as the
+            others.
         restart: whether each iteration begins with an empty optimizer and the whole learning-rate schedule.
 
     Raises:
-        MethodError: if ``epochs`` or ``final_epochs`` is not positive.
+        MethodError: if a value is not as described.
     """
 
     name: ClassVar[str] = "gradual-unfreezing"
@@ -47,13 +50,16 @@ class GradualUnfreezing(Method):
     restart: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "final_epochs"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:  # refuses NaN too
-                raise MethodError(
-                    f"gradual-unfreezing: {name} must be positive, but got {value}; leave it out to give every "
-                    "iteration as many epochs as the training has"
-                )
+        advice = "leave it out to give every iteration as many epochs as the training has"
+        check_number(self.name, "epochs", self.epochs, above=0, optional=True, advice=advice)
+        advice = "leave it out to give the last iteration as many epochs as the others"
+        check_number(self.name, "final_epochs", self.final_epochs, above=0, optional=True, advice=advice)
+        advice = "true makes each iteration a fine-tuning of its own"
+        check_flag(self.name, "restart", self.restart, advice=advice)
+
+    def check(self, setting: Setting) -> None:
+        """Refuse models without blocks to release one after the other."""
+        self.phases(setting.parts)
 
     def phases(self, parts: Components) -> tuple[Phase, ...]:
         """Return one phase per block, from the top down."""
@@ -78,8 +84,8 @@ class GradualUnfreezing(Method):
 class _Above:
     """Whether a component is in block ``lowest`` or above it.
 
-    Outside the blocks, heads, poolers and a norm behind the last block lie above; everything else counts as embeddings,
-    which lie below block 0, so that nothing below a frozen block is trained.
+    Outside the blocks, what is not above them counts as embeddings, which lie below block 0, so that nothing below a
+    frozen block is trained.
     """
 
     lowest: int
@@ -87,5 +93,4 @@ class _Above:
     def __call__(self, component: Component) -> bool:
         if component.layer is not None:
             return component.layer >= self.lowest
-        final_norm = component.role == "norm" and ".embedding." not in f".{component.path}"
-        return self.lowest == 0 or final_norm or component.role in ("head", "pooler")
+        return self.lowest == 0 or is_above_blocks(component)

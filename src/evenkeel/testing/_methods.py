@@ -7,7 +7,7 @@ import pickle
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -47,8 +47,10 @@ class MethodContract(ABC):
             each micro-batch.
         refused: architectures that it refuses, and a regular expression that the refusal's text fits.
         regression: whether it can train a regression; if not, it refuses.
-        causal: whether it can train a causal language model; if not, it refuses.
+        causal: whether it can train causal language models, or the architectures of those that it can; the others, and
+            architectures that it refuses altogether, it refuses.
         rounds: the number of epochs in which the loss has to fall.
+        dropout: the dropout rate of the models that it trains where no other rate is told; above 0 if it needs some.
 
     Example:
         >>> from evenkeel.methods import ComponentClipping
@@ -62,8 +64,9 @@ class MethodContract(ABC):
     adds_up: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {}
     regression: ClassVar[bool] = True
-    causal: ClassVar[bool] = True
+    causal: ClassVar[bool | Collection[str]] = True
     rounds: ClassVar[int] = 8
+    dropout: ClassVar[float] = 0.0
 
     @abstractmethod
     def make(self) -> Method:
@@ -118,8 +121,8 @@ class MethodContract(ABC):
         """Two accumulated micro-batches give the weights that one batch of both gives."""
         if not self.adds_up:
             raise SkipTest("it draws for each micro-batch")
-        whole = _trained([self.make()], classifier("bert"), batch=2 * _BATCH)
-        parts = _trained([self.make()], classifier("bert"), batch=_BATCH, gradient_accumulation_steps=2)
+        whole = _trained([self.make()], self._classifier("bert"), batch=2 * _BATCH)
+        parts = _trained([self.make()], self._classifier("bert"), batch=_BATCH, gradient_accumulation_steps=2)
         torch.testing.assert_close(_weights(parts), _weights(whole), rtol=0.0, atol=2e-4)
 
     def test_trains_in_bf16(self) -> None:
@@ -142,7 +145,7 @@ class MethodContract(ABC):
 
     def test_regression(self) -> None:
         """It trains a regression, or refuses it before training."""
-        self._trains_or_refuses("regression", self.regression, lambda: classifier("bert", classes=1))
+        self._trains_or_refuses("regression", self.regression, lambda: self._classifier("bert", classes=1))
 
     def test_saved_model_needs_no_evenkeel(self) -> None:
         """What ``save_model`` writes loads by plain ``from_pretrained`` where evenkeel is not installed."""
@@ -181,17 +184,17 @@ class MethodContract(ABC):
     def test_on_gpt2(self) -> None:
         """Everything, on GPT-2, as a classifier and as a language model."""
         self._everything("gpt2")
-        self._trains_or_refuses("causal-lm", self.causal, lambda: language_model("gpt2"))
+        self._language_model("gpt2")
 
     def test_on_llama(self) -> None:
         """Everything, on Llama, as a classifier and as a language model."""
         self._everything("llama")
-        self._trains_or_refuses("causal-lm", self.causal, lambda: language_model("llama"))
+        self._language_model("llama")
 
     def _everything(self, architecture: str) -> None:
         if architecture in self.refused:
             with _raises(MethodError, f"{architecture} was not refused", self.refused[architecture]):
-                _trainer([self.make()], classifier(architecture))
+                _trainer([self.make()], self._classifier(architecture))
             return
         self._trains(architecture)
         self._repeats(architecture)
@@ -200,10 +203,18 @@ class MethodContract(ABC):
         if self.neutral() is not None:
             self._is_neutral(architecture)
 
+    def _language_model(self, architecture: str) -> None:
+        can = self.causal if isinstance(self.causal, bool) else architecture in self.causal
+        can = can and architecture not in self.refused
+        self._trains_or_refuses("causal-lm", can, lambda: language_model(architecture, dropout=self.dropout))
+
     # --- what is asked
 
+    def _classifier(self, architecture: str, *, classes: int = 2) -> PreTrainedModel:
+        return classifier(architecture, classes=classes, dropout=self.dropout)
+
     def _trains(self, architecture: str) -> None:
-        model, plain = classifier(architecture), _fully_trained(architecture, self.rounds)
+        model, plain = self._classifier(architecture), _fully_trained(architecture, self.rounds, self.dropout)
         rows = Rows(4 * _BATCH)
         before = _loss(model, rows)
         _trained([self.make()], model, rows=rows, num_train_epochs=self.rounds, max_steps=-1)
@@ -242,7 +253,7 @@ class MethodContract(ABC):
         same(_weights(resumed), _weights(whole), f"on {architecture} a resumed training went on otherwise")
 
     def _loads_elsewhere(self, architecture: str) -> None:
-        model = classifier(architecture)
+        model = self._classifier(architecture)
         trainer = _trainer([self.make()], model)
         trainer.train()
         batch = _batch(Rows(_BATCH))
@@ -267,10 +278,10 @@ class MethodContract(ABC):
 
 
 @cache
-def _fully_trained(architecture: str, rounds: int) -> PreTrainedModel:
+def _fully_trained(architecture: str, rounds: int, dropout: float) -> PreTrainedModel:
     """Return what full fine-tuning makes of an architecture; nobody changes it."""
     rows = Rows(4 * _BATCH)
-    model = classifier(architecture)
+    model = classifier(architecture, dropout=dropout)
     return _trained([FullFineTuning()], model, rows=rows, num_train_epochs=rounds, max_steps=-1)
 
 

@@ -56,6 +56,11 @@ class TestWeightRelative(ThresholdContract):
         return WeightRelative(0.1)
 
 
+class TestWeightRelativeWithAComponentLeftAlone(ThresholdContract):
+    def make(self) -> Threshold:
+        return WeightRelative(0.1, unclipped=("2.bias",))
+
+
 class TestEma(ThresholdContract):
     def make(self) -> Threshold:
         return Ema(beta=0.9, warmup=0)

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.clipping.thresholds._drive import INF, NAN
+from torch import nn
 
+from evenkeel import components
 from evenkeel.clipping.thresholds import Seen, WeightRelative
 from evenkeel.errors import ThresholdError
 
@@ -39,6 +41,27 @@ def test_rows_are_not_its_business() -> None:
         rows.limits(Seen(norms=torch.ones(1), weights=torch.ones(1)))
 
 
+def test_what_is_named_is_left_alone_by_role_or_path() -> None:
+    parts = components(nn.ModuleDict({"body": nn.Linear(2, 2), "classifier": nn.Linear(2, 1)}))
+    assert [part.role for part in parts] == ["other", "other", "head", "head"]
+    seen = Seen(norms=torch.ones(4), weights=torch.ones(4))
+    for unclipped, wanted in (
+        (("head",), [0.5, 0.5, INF, INF]),
+        (("*.bias", "of-nothing"), [0.5, INF, 0.5, INF]),
+        ((), [0.5] * 4),
+    ):
+        rule = WeightRelative(0.5, unclipped=unclipped)
+        rule.bind(parts)
+        assert rule.limits(seen).thresholds.tolist() == wanted
+        assert [rule.ratio_of(part) for part in parts] == wanted
+    rule = WeightRelative(0.5, unclipped=("head",))
+    with pytest.raises(ThresholdError, match="call bind"):
+        rule.limits(seen)
+    rule.bind(parts)
+    rule.bind(parts[1:3])
+    assert rule.limits(Seen(norms=torch.ones(2), weights=torch.ones(2))).thresholds.tolist() == [0.5, INF]
+
+
 def test_it_has_no_state_to_load() -> None:
     rule = WeightRelative()
     rule.load_state_dict(rule.state_dict())
@@ -49,7 +72,8 @@ def test_it_has_no_state_to_load() -> None:
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [({name: bad}, name) for name in ("ratio", "floor") for bad in (0, -1, NAN, INF, True, "1")]
-    + [({"per": "tensor"}, "per")],
+    + [({"per": "tensor"}, "per")]
+    + [({"unclipped": bad}, "unclipped") for bad in ("head", ["head"], (1,), None)],
 )
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], name: str) -> None:
     with pytest.raises(ThresholdError, match=f"WeightRelative.{name} must be .*, but got .*; "):

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal, final
 
-from evenkeel.clipping.thresholds._check import is_number, require
+from torch import Tensor
+
+from evenkeel.clipping.thresholds._check import is_number, refuse_mismatch, require
+from evenkeel.clipping.thresholds._constants import Constants
 from evenkeel.clipping.thresholds._threshold import Limits, Seen, Threshold
 from evenkeel.errors import ThresholdError
+from evenkeel.partition import Component, Components, matches
 
 __all__ = ["WeightRelative"]
+
+
+@final
+class _Ratios:
+    """The ratio of every component bound, where they differ."""
+
+    def __init__(self) -> None:
+        self._parts: Components | None = None
+        self._numbers: tuple[float, ...] | None = None
+        self._constants = Constants()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_parts": None}
+
+    def bind(self, parts: Components, ratio_of: Callable[[Component], float]) -> None:
+        if parts is not self._parts:
+            self._parts, self._numbers = parts, tuple(ratio_of(part) for part in parts)
+
+    def like(self, norms: Tensor) -> Tensor:
+        numbers = self._numbers
+        refuse_mismatch(norms, None if numbers is None else len(numbers))
+        assert numbers is not None  # noqa: S101  refused above
+        return self._constants.get(numbers, lambda: numbers, norms)
 
 
 @final
@@ -29,11 +58,14 @@ class WeightRelative(Threshold):
     :math:`\lambda\epsilon\sqrt{R}` by row (2-norm), and of :math:`\lambda\epsilon` as one component, which is
     :math:`\sqrt{R}` times less: raise the floor where that is too little.
 
+    The paper leaves the last linear layer alone, which is ``unclipped=("head",)``.
+
     Attributes:
         ratio: :math:`\lambda`, what share of its weights' norm a gradient's norm may be; positive and finite.
         floor: :math:`\epsilon`, the least norm that weights count with, in units of the weights' norm; positive and
             finite.
         per: the unit: ``"component"``, or ``"row"`` (a parameter of fewer than two dimensions is one unit).
+        unclipped: components that are left alone, by roles or patterns on paths; none may be there.
 
     Raises:
         ThresholdError: if a value is not as described.
@@ -53,6 +85,8 @@ class WeightRelative(Threshold):
     _: KW_ONLY
     floor: float = 1e-3
     per: Literal["component", "row"] = "component"
+    unclipped: tuple[str, ...] = ()
+    _ratios: _Ratios = field(default_factory=_Ratios, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, value, usual in (("ratio", self.ratio, 0.01), ("floor", self.floor, 1e-3)):
@@ -70,11 +104,31 @@ class WeightRelative(Threshold):
             "'component' or 'row'",
             "choose whose weights a gradient is compared with",
         )
+        require(
+            isinstance(self.unclipped, tuple) and all(isinstance(pattern, str) for pattern in self.unclipped),
+            "WeightRelative.unclipped",
+            self.unclipped,
+            "a tuple of roles or patterns",
+            "write ('head',) to leave the head alone",
+        )
 
     @property
     def separate(self) -> bool:
         """True: a component is compared with its own weights."""
         return True
+
+    def ratio_of(self, part: Component) -> float:
+        """Return the ratio that holds for a component; infinity where it is left alone."""
+        return math.inf if any(matches(part, pattern) for pattern in self.unclipped) else self.ratio
+
+    def bind(self, parts: Components) -> None:
+        """Learn which components are left alone.
+
+        Args:
+            parts: the components, ``C`` of them.
+        """
+        if self.unclipped:
+            self._ratios.bind(parts, self.ratio_of)
 
     def limits(self, seen: Seen) -> Limits:
         """Return the share of the weights' norms.
@@ -99,4 +153,5 @@ class WeightRelative(Threshold):
                 "for thresholds that say needs_weights"
             )
         weights = seen.weights.to(seen.norms.dtype)
-        return Limits(thresholds=self.ratio * weights.clamp(min=self.floor), norms=seen.norms)
+        ratio = self._ratios.like(seen.norms) if self.unclipped else self.ratio
+        return Limits(thresholds=ratio * weights.clamp(min=self.floor), norms=seen.norms)

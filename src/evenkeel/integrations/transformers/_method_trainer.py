@@ -156,6 +156,7 @@ class MethodTrainer(Trainer):
         if self._kind is not None:
             self.optimizer = self._clipper = clipped_adamw(plain, self.mix.clipping(trained), correct_bias=correct_bias)
         elif self._wants_backward:
+            self.optimizer = self.mix.optimizer(plain)
             return self._stepping(model)
         elif not correct_bias:
             self.optimizer = without_correction(plain, trained)
@@ -184,20 +185,18 @@ class MethodTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         kept = dict(inputs)  # the Trainer may take the labels out
 
-        def compute() -> tuple[Tensor, Any]:
-            return cast(
-                tuple[Tensor, Any],
-                super(MethodTrainer, self).compute_loss(model, dict(kept), True, num_items_in_batch),
-            )
+        def compute(through: nn.Module) -> tuple[Tensor, Any]:
+            found = super(MethodTrainer, self).compute_loss(through, dict(kept), True, num_items_in_batch)
+            return cast(tuple[Tensor, Any], found)
 
-        loss, outputs = compute()
+        loss, outputs = compute(model)
         batch = Batch(
             inputs=kept,
             outputs=outputs,
             loss=loss,
             problem=problem_of(cast(nn.Module, self.model)),
             moment=self._moment,
-            compute=compute,
+            compute=lambda: compute(self.model),  # DDP's wrapper counts on one pass for each backward
             items=self._divisor(num_items_in_batch),
         )
         term = self._live.session.loss_term(batch)
@@ -247,7 +246,8 @@ class MethodTrainer(Trainer):
         if self.optimizer is not None and any(
             id(parameter) not in own for group in self.optimizer.param_groups for parameter in group["params"]
         ):
-            self.optimizer = self.lr_scheduler = None  # of a training before, whose adapters are gone
+            # Of a training before, whose adapters are gone; what steps in backward had hooks on the rest as well.
+            self.optimizer = self.lr_scheduler = self._clipper = None
 
     def _stepping(self, model: Any) -> torch.optim.Optimizer:
         trained = components(cast(nn.Module, self.model if model is None else model))

@@ -141,5 +141,7 @@ def set_rates(optimizer: Optimizer, parts: Components, rates: Mapping[str, float
         chosen: dict[float, list[Tensor]] = {}
         for parameter in group["params"]:
             chosen.setdefault(factors.get(id(parameter), (1.0, ""))[0], []).append(parameter)
-        groups.extend({**group, "params": some, "lr": group["lr"] * factor} for factor, some in chosen.items())
+        groups.extend(  # the highest rate first: it is the one that a Trainer logs
+            {**group, "params": chosen[factor], "lr": group["lr"] * factor} for factor in sorted(chosen, reverse=True)
+        )
     optimizer.param_groups[:] = groups

@@ -17,6 +17,7 @@ _FIELDS = {
     "weight_decay": "weight_decay",
     "eps": "adam_epsilon",
 }
+_SCHEDULES = {"constant": "constant_with_warmup"}  # the plain one has none
 
 
 def laid_down(args: TrainingArguments | None, recipe: Recipe) -> TrainingArguments:
@@ -36,5 +37,5 @@ def laid_down(args: TrainingArguments | None, recipe: Recipe) -> TrainingArgumen
         if value is not None:
             setattr(changed, name, value)
     if recipe.schedule is not None:
-        changed.lr_scheduler_type = SchedulerType(recipe.schedule)
+        changed.lr_scheduler_type = SchedulerType(_SCHEDULES.get(recipe.schedule, recipe.schedule))
     return changed

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from tests import _models
+from tests.integrations._training import DATA, assert_same_weights
+from tests.methods._by_hand import by_hand
+from tests.methods._clipped_by_hand import Arguments
+
+from evenkeel.errors import ThresholdError
+from evenkeel.integrations.transformers import MethodTrainer
+from evenkeel.methods import FullFineTuning, Method
+from evenkeel.testing import MethodContract
+
+
+@pytest.mark.parametrize("max_norm", [0.3, math.inf])
+def test_it_is_torchs_adamw_with_torchs_clipping(arguments: Arguments, max_norm: float) -> None:
+    ours, theirs = _models.bert().double(), _models.bert().double()
+    method = FullFineTuning(max_norm=max_norm)
+    MethodTrainer(ours, arguments(weight_decay=0.1), methods=[method], train_dataset=DATA).train()
+    by_hand(theirs, max_norm=max_norm, weight_decay=0.1)
+    assert_same_weights(ours, theirs, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("bad", [0, -1, math.nan, True, "1", None])
+def test_thresholds_are_positive(bad: Any) -> None:
+    with pytest.raises(ThresholdError, match="is no positive number"):
+        FullFineTuning(max_norm=bad)
+
+
+class TestFullFineTuningContract(MethodContract):
+    differs = False
+
+    def make(self) -> Method:
+        return FullFineTuning()
