@@ -10,11 +10,16 @@ from evenkeel.testing import MethodContract
 __all__ = ["arguments"]
 
 _FIRST_TIER = {"test_is_a_configuration", "test_core", "test_neutral_setting_equals_its_twin"}
+# The two that differ most from BERT; every other architecture is left to the whole second tier.
+_ALWAYS = {"test_on_albert", "test_on_llama"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        owner = getattr(item, "cls", None)
-        of_contract = isinstance(owner, type) and issubclass(owner, MethodContract)
-        if of_contract and hasattr(MethodContract, item.originalname) and item.originalname not in _FIRST_TIER:  # type: ignore[attr-defined]
+        owner, name = getattr(item, "cls", None), getattr(item, "originalname", "")
+        if not (isinstance(owner, type) and issubclass(owner, MethodContract) and hasattr(MethodContract, name)):
+            continue
+        if name not in _FIRST_TIER:
             item.add_marker(pytest.mark.slow)
+        if name.startswith("test_on_") and name not in _ALWAYS:
+            item.add_marker(pytest.mark.matrix)

@@ -8,29 +8,85 @@ from evenkeel.methods._registry import known_methods, mix_parts, parse_method, p
 from evenkeel.methods._schedule import PhaseSchedule
 from evenkeel.methods._session import Session, Sessions
 from evenkeel.methods._setting import Batch, Problem, Setting, Step
+from evenkeel.methods.adagc import AdaGC
+from evenkeel.methods.agc import AGC
+from evenkeel.methods.aggc import AGGC
+from evenkeel.methods.autoclip import AutoClip
+from evenkeel.methods.bert_adam import BertAdam
+from evenkeel.methods.bitfit import BitFit
+from evenkeel.methods.child_tuning_d import ChildTuningD
+from evenkeel.methods.child_tuning_f import ChildTuningF
 from evenkeel.methods.component_clip import ComponentClipping
+from evenkeel.methods.decay_to_pretrained import DecayToPretrained
+from evenkeel.methods.ema import ExponentialMovingAverage
 from evenkeel.methods.full import FullFineTuning
+from evenkeel.methods.global_clip import GlobalClipping
 from evenkeel.methods.gradual_unfreezing import GradualUnfreezing
+from evenkeel.methods.head_only import HeadOnly
+from evenkeel.methods.hype import HyPe
+from evenkeel.methods.llrd import LayerWiseDecay
+from evenkeel.methods.lnsr import LNSR
+from evenkeel.methods.lora import LowRankAdaptation
+from evenkeel.methods.mixout import Mixout
+from evenkeel.methods.mosbach import Mosbach
+from evenkeel.methods.noisytune import NoisyTune
+from evenkeel.methods.r3f import R3F
+from evenkeel.methods.r_drop import RDrop
+from evenkeel.methods.reinit import Reinit
+from evenkeel.methods.sam import SharpnessAwareMinimization
+from evenkeel.methods.smart import Smart
+from evenkeel.methods.stable_adamw import StableUpdate
+from evenkeel.methods.swa import StochasticWeightAveraging
+from evenkeel.methods.warmup import Warmup
+from evenkeel.methods.zclip import ZClip
 
 __all__ = [
+    "AGC",
+    "AGGC",
+    "LNSR",
+    "R3F",
+    "AdaGC",
+    "AutoClip",
     "Batch",
+    "BertAdam",
+    "BitFit",
+    "ChildTuningD",
+    "ChildTuningF",
     "Clipping",
     "ComponentClipping",
+    "DecayToPretrained",
     "Description",
+    "ExponentialMovingAverage",
     "FullFineTuning",
+    "GlobalClipping",
     "GradualUnfreezing",
+    "HeadOnly",
+    "HyPe",
+    "LayerWiseDecay",
+    "LowRankAdaptation",
     "Method",
     "Mix",
+    "Mixout",
     "Moment",
+    "Mosbach",
+    "NoisyTune",
     "Option",
     "Phase",
     "PhaseSchedule",
     "Problem",
+    "RDrop",
     "Recipe",
+    "Reinit",
     "Session",
     "Sessions",
     "Setting",
+    "SharpnessAwareMinimization",
+    "Smart",
+    "StableUpdate",
     "Step",
+    "StochasticWeightAveraging",
+    "Warmup",
+    "ZClip",
     "describe",
     "known_methods",
     "mix_parts",
