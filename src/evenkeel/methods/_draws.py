@@ -15,7 +15,7 @@ def private_generator(*what: str | int, device: torch.device | str = "cpu") -> t
     """Make a generator that depends on ``what`` alone, so that nobody else's draws move with it, nor it with theirs.
 
     Args:
-        what: what the draws are for: seed, name, step and the like.
+        *what: what the draws are for: seed, name, step and the like.
         device: where its tensors will lie.
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
 from transformers import TrainingArguments
 
 from evenkeel.errors import MethodError
@@ -13,7 +14,7 @@ from evenkeel.integrations.transformers._optimizers import OptimizerKind
 from evenkeel.integrations.transformers._recorder import Recorder
 from evenkeel.methods import Method, Mix, parse_method
 
-__all__ = ["check_callbacks", "check_mix", "mix_of"]
+__all__ = ["check_callbacks", "check_mix", "check_model", "mix_of"]
 
 
 def mix_of(methods: Sequence[str | Method]) -> Mix:
@@ -85,6 +86,25 @@ def check_mix(mix: Mix, args: TrainingArguments, *, kind: OptimizerKind | None, 
     _check_arguments(mix, args)
 
 
+def check_model(mix: Mix, model: nn.Module) -> None:
+    """Refuse, by a ``MethodError``, a model on which activation checkpointing was turned on beside the arguments.
+
+    Args:
+        mix: the methods.
+        model: the model.
+    """
+    if any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules()):
+        _refuse_changing_forward(mix, "activation checkpointing, which is on in this model,")
+
+
+def _refuse_changing_forward(mix: Mix, way: str) -> None:
+    if "forward" in mix.touches:
+        raise MethodError(
+            f"{mix.touches['forward']} changes what the model computes from one forward pass to the next, and {way} "
+            "relies on its being the same; turn that off"
+        )
+
+
 def _check_optimizer(mix: Mix, kind: OptimizerKind | None, in_backward: bool, given: Any) -> None:
     update = mix.owner("update")
     if update is not None and kind is not None:
@@ -111,12 +131,10 @@ def _check_arguments(mix: Mix, args: TrainingArguments) -> None:
         )
     names = ("activation_checkpointing", "gradient_checkpointing")  # of newer and of older versions
     recomputes = any(getattr(args, name, False) for name in names)
-    if "forward" in touches and (recomputes or args.torch_compile):
-        way = "torch_compile=True" if args.torch_compile else "activation checkpointing"
-        raise MethodError(
-            f"{touches['forward']} changes what the model computes from one forward pass to the next, and {way} relies "
-            "on its being the same; turn that off"
-        )
+    if args.torch_compile:
+        _refuse_changing_forward(mix, "torch_compile=True")
+    if recomputes:
+        _refuse_changing_forward(mix, "activation checkpointing")
     if "result" in touches and args.load_best_model_at_end:
         raise MethodError(
             f"{touches['result']} ends a training with other weights than its last ones, and "

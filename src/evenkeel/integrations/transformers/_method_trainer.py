@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from evenkeel.clipping import ClipResult
 from evenkeel.errors import MethodError
-from evenkeel.integrations.transformers._checks import check_callbacks, check_mix, mix_of
+from evenkeel.integrations.transformers._checks import check_callbacks, check_mix, check_model, mix_of
 from evenkeel.integrations.transformers._live import LiveSession
 from evenkeel.integrations.transformers._method_clip import MethodClip
 from evenkeel.integrations.transformers._optimizers import (
@@ -98,6 +98,7 @@ class MethodTrainer(Trainer):
         super().__init__(model, args, **kwargs)
         if self.model is None:
             raise MethodError("MethodTrainer was given no model; pass model, or model_init")
+        check_model(self.mix, self.model)
         setting = self._setting(self.model)
         self.mix.check(setting)
         if setting.problem not in ("causal-lm", "unknown") and self.compute_loss_func is None:
@@ -196,7 +197,7 @@ class MethodTrainer(Trainer):
             loss=loss,
             problem=problem_of(cast(nn.Module, self.model)),
             moment=self._moment,
-            compute=lambda: compute(self.model),  # DDP's wrapper counts on one pass for each backward
+            compute=lambda: compute(cast(nn.Module, self.model)),  # DDP's wrapper counts on one pass for each backward
             items=self._divisor(num_items_in_batch),
         )
         term = self._live.session.loss_term(batch)
