@@ -34,7 +34,10 @@ def test_the_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize(
     ("name", "bad"),
-    [("p", [-1, 100.5, math.nan, math.inf, None, "10", True]), ("window", [0, 1.5, math.inf, None, "all", True])],
+    [
+        ("p", [-1, 100.5, math.nan, math.inf, None, "10", True]),
+        ("window", [0, 10_000_001, 1.5, math.inf, None, "all", True]),
+    ],
 )
 def test_what_cannot_be_is_refused(name: str, bad: list[Any]) -> None:
     for value in bad:

@@ -9,7 +9,7 @@ from tests.integrations._training import DATA, assert_same_weights
 from tests.methods._by_hand import by_hand
 from tests.methods._clipped_by_hand import Arguments
 
-from evenkeel.errors import ThresholdError
+from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers import MethodTrainer
 from evenkeel.methods import FullFineTuning, Method
 from evenkeel.testing import MethodContract
@@ -24,9 +24,9 @@ def test_it_is_torchs_adamw_with_torchs_clipping(arguments: Arguments, max_norm:
     assert_same_weights(ours, theirs, tolerance=1e-10)
 
 
-@pytest.mark.parametrize("bad", [0, -1, math.nan, True, "1", None])
+@pytest.mark.parametrize("bad", [0, -1, math.nan, True, "1", None, {"query": 0.1}])
 def test_thresholds_are_positive(bad: Any) -> None:
-    with pytest.raises(ThresholdError, match="is no positive number"):
+    with pytest.raises(MethodError, match="full: max_norm must be a number above 0 or inf, but got"):
         FullFineTuning(max_norm=bad)
 
 

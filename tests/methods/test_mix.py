@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from tests import _models
+from tests.integrations._training import DATA, weights
 from torch import nn
+from transformers import TrainingArguments
 
 from evenkeel import Components, components
 from evenkeel.errors import MethodError, ThresholdError
+from evenkeel.integrations.transformers import MethodTrainer
 from evenkeel.methods import (
     ComponentClipping,
     FullFineTuning,
@@ -24,6 +27,9 @@ from evenkeel.methods import (
     Setting,
 )
 from evenkeel.methods._contract import Owned, Touched
+from evenkeel.methods.head_only import HeadOnly
+from evenkeel.methods.llrd import LayerWiseDecay
+from evenkeel.methods.lnsr import LNSR
 
 
 def setting(model: nn.Module) -> Setting:
@@ -125,15 +131,20 @@ class Tells(Session):
             r"full and component-clip .* how gradients are clipped; .*\(full,component-clip\)",
         ),
         ((ComponentClipping(), ComponentClipping(max_norm=1.0)), "component-clip and component-clip cannot be mixed"),
+        ((HeadOnly(), LayerWiseDecay()), "head-only and llrd cannot be mixed: head and pooler, .* same learning rate"),
+        ((LNSR(), HeadOnly()), "lnsr and head-only cannot be mixed: it freezes the blocks"),
         ((GradualUnfreezing(), FullFineTuning(), GradualUnfreezing(epochs=1)), "they are the same method"),
         (
             (GradualUnfreezing(), FullFineTuning(), Acts("phases")),
             "gradual-unfreezing and acts .* what is trained when",
         ),
         ((), "at least one method"),
+        ((FullFineTuning,), r"is no method; give one of its class, such as FullFineTuning\(\), or its name"),
+        ((FullFineTuning(), None), "None is no method"),
+        (("full",), "'full' is no method"),
     ],
 )
-def test_methods_that_decide_the_same_cannot_be_mixed(methods: Sequence[Method], said: str) -> None:
+def test_methods_that_decide_the_same_cannot_be_mixed(methods: Sequence[Any], said: str) -> None:
     with pytest.raises(MethodError, match=said):
         Mix(methods)
 
@@ -317,3 +328,12 @@ def test_where_one_cannot_begin_those_before_it_are_closed() -> None:
     with pytest.raises(RuntimeError, match="acts-too breaks"):
         mix.begin(setting(_models.bert()))
     assert told == ["acts begins", "acts closes"]
+
+
+def test_the_order_of_a_mix_does_not_count(arguments: Callable[..., TrainingArguments]) -> None:
+    found = []
+    for methods in (["noisytune", "reinit"], ["reinit", "noisytune"]):
+        model = _models.bert()
+        MethodTrainer(model, arguments(max_steps=1), methods=methods, train_dataset=DATA).train()
+        found.append(weights(model))
+    assert torch.equal(found[0], found[1])

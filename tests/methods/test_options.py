@@ -41,6 +41,20 @@ def test_bounds_hold_and_are_told(bounds: dict[str, Any], good: list[Any], bad: 
         assert str(told.value) == f"mine: size must be {words}, but got {value!r}; take 2"
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["long", "negative", "longer"])
+def test_numbers_that_no_float_can_hold_are_refused(value: int) -> None:
+    for whole in (True, False):
+        with pytest.raises(MethodError, match="mine: size must be .* but got one of more than 300 digits; take 1"):
+            check_number("mine", "size", value, whole=whole, infinite=not whole, advice="take 1")
+
+
+def test_counts_that_torch_cannot_hold_are_refused() -> None:
+    check_number("mine", "size", 2**53, whole=True, advice="take 1")
+    check_number("mine", "size", 10**30, advice="take 1")
+    with pytest.raises(MethodError, match=r"size must be a whole number, but got 9007199254740993, .* beyond 2\*\*53"):
+        check_number("mine", "size", 2**53 + 1, whole=True, advice="take 1")
+
+
 def test_flags_are_no_numbers_and_no_text() -> None:
     check_flag("mine", "loud", True, advice="it shouts")
     check_flag("mine", "loud", False, advice="it shouts")

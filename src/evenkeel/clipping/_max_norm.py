@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Hashable, Mapping
 from numbers import Real
 from typing import Any, cast
@@ -44,6 +46,8 @@ def check_max_norm(max_norm: MaxNorm) -> None:
             raise ThresholdError(
                 f"max_norm {number!r} (for '{pattern}') is no positive number; to clip nothing, pass float('inf')"
             )
+        if sys.float_info.max < number < math.inf:  # a whole number can be
+            raise ThresholdError(f"max_norm (for '{pattern}') is too large; to clip nothing, pass float('inf')")
 
 
 def resolve(max_norm: Numbers, parts: Components) -> tuple[float, ...]:

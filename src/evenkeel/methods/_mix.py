@@ -42,7 +42,7 @@ class Mix:
         methods: at least one, no two of which own the same thing.
 
     Raises:
-        MethodError: if there is no method, one stands there twice, or two cannot be mixed.
+        MethodError: if there is no method, something else, one method twice, or two that cannot be mixed.
 
     Example:
         >>> from evenkeel.methods import ComponentClipping, GradualUnfreezing
@@ -55,6 +55,11 @@ class Mix:
     def __post_init__(self) -> None:
         if not self.methods:
             raise MethodError("a mix needs at least one method; 'full' is ordinary fine-tuning")
+        for method in self.methods:
+            if not isinstance(method, Method):
+                raise MethodError(
+                    f"{method!r} is no method; give one of its class, such as {FullFineTuning.__name__}(), or its name"
+                )
         for one, other in itertools.combinations(self.methods, 2):
             reason = _conflict(one, other)
             if reason:
@@ -116,7 +121,7 @@ class Mix:
         """
         with contextlib.ExitStack() as undo:
             sessions = {}
-            for method in self.methods:
+            for method in sorted(self.methods, key=lambda method: method.name):  # a+b is b+a
                 if method.name in self.acting:
                     sessions[method.name] = method.begin(setting)
                     undo.callback(sessions[method.name].close)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import TypeGuard
 
 from evenkeel.errors import MethodError, unknown_name
 
@@ -52,9 +54,8 @@ def check_number(
     if optional and value is None:
         return
     wanted = _wanted(least, above, most, below, whole=whole, infinite=infinite, optional=optional)
-    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not number or not _within(float(value), least, above, most, below) or (math.isinf(value) and not infinite):  # type: ignore[arg-type]  # mypy does not see that it is a number
-        raise MethodError(f"{method}: {option} must be {wanted}, but got {value!r}; {advice}")
+    if not _is_number(value, whole=whole, infinite=infinite) or not _within(float(value), least, above, most, below):
+        raise MethodError(f"{method}: {option} must be {wanted}, but got {_shown(value, whole=whole)}; {advice}")
 
 
 def check_flag(method: str, option: str, value: object, *, advice: str) -> None:
@@ -90,9 +91,31 @@ def check_choice(method: str, option: str, value: object, known: Iterable[str]) 
         raise MethodError(unknown_name(f"{option} of {method}", str(value), words))
 
 
-def _within(number: float, least: float | None, above: float | None, most: float | None, below: float | None) -> bool:
-    if math.isnan(number):
+_MOST = 2**53  # up to which floats tell all whole numbers apart
+
+
+def _is_number(value: object, *, whole: bool, infinite: bool) -> TypeGuard[float]:
+    """Say whether a value is a number that a float can hold, and torch where it counts something; NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         return False
+    if isinstance(value, Integral) and whole and abs(int(value)) > _MOST:
+        return False
+    try:
+        size = abs(float(value))
+    except OverflowError:
+        return False
+    return math.isfinite(size) or (infinite and math.isinf(size))
+
+
+def _shown(value: object, *, whole: bool) -> str:
+    """Write a value, and why one that looks well is none; not a number of so many digits that Python refuses to."""
+    size = abs(value) if isinstance(value, int) else 0
+    if size > sys.float_info.max:
+        return "one of more than 300 digits"
+    return f"{value!r}, which is beyond 2**53" if whole and size > _MOST else repr(value)
+
+
+def _within(number: float, least: float | None, above: float | None, most: float | None, below: float | None) -> bool:
     return (
         (least is None or number >= least)
         and (above is None or number > above)

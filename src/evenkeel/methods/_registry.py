@@ -89,6 +89,8 @@ def parse_method(text: str) -> Method:
             raise MethodError(unknown_name(f"option of {name}", key, fields or {"(none)"}))
         if key in values:
             raise MethodError(f"'{text}' gives the option '{key}' twice; keep one of them")
+        if not value.strip():
+            raise MethodError(f"'{option}' in '{text}' gives no value; write {key}=value, or {key}=null for none")
         values[key] = _value(value, text)
     try:
         return known[name](**values)
@@ -102,7 +104,7 @@ def _value(value: str, text: str) -> Any:
     """Read ``value`` as YAML, and as numbers what YAML 1.1 takes for text: ``1e-3``, ``inf``."""
     try:
         read = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # as of the 31st of a February
         raise MethodError(f"'{value}' in '{text}' cannot be read as YAML; put text in quotes") from error
     return {key: _number(item) for key, item in read.items()} if isinstance(read, dict) else _number(read)
 

@@ -31,7 +31,8 @@ class AutoClip(Method):
 
     Attributes:
         p: the percentile, from 0 (the least norm) to 100 (which clips nothing); 10 in the paper.
-        window: how many of the last norms count, a whole number from 1.
+        window: how many of the last norms count, a whole number from 1 to 10 million, for each of which there is room
+            from the beginning.
 
     Raises:
         MethodError: if a value is not as described.
@@ -48,7 +49,8 @@ class AutoClip(Method):
     def __post_init__(self) -> None:
         advice = "10 is the paper's; a share of 0.1 is written as 10"
         check_number(self.name, "p", self.p, least=0, most=100, advice=advice)
-        check_number(self.name, "window", self.window, least=1, whole=True, advice="it counts steps")
+        advice = "it counts steps, and 10000 is the default"
+        check_number(self.name, "window", self.window, least=1, most=10_000_000, whole=True, advice=advice)
 
     def clipping(self, parts: Components) -> Clipping:
         """Clip the whole gradient by its own past."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final, get_args
 
 from evenkeel.clipping import MaxNorm, as_threshold, check_max_norm
-from evenkeel.errors import ComponentError, unknown_name
+from evenkeel.errors import ComponentError, ThresholdError, unknown_name
 from evenkeel.methods._contract import Clipping, Method, Owned
 from evenkeel.methods._setting import Setting
 from evenkeel.partition import Components, regroup
@@ -42,9 +42,12 @@ class ComponentClipping(Method):
     by: Partition = "tensor"
 
     def __post_init__(self) -> None:
-        check_max_norm(self.max_norm)
+        try:
+            check_max_norm(self.max_norm)
+        except ThresholdError as error:
+            raise ThresholdError(f"{self.name}: {error}") from error
         if self.by not in get_args(Partition):  # now, not at the first step of a study
-            raise ComponentError(unknown_name("partition", str(self.by), get_args(Partition)))
+            raise ComponentError(unknown_name(f"by of {self.name}", str(self.by), get_args(Partition)))
 
     def check(self, setting: Setting) -> None:
         """Refuse thresholds that name a component which the model does not have, or leave one out."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from evenkeel.clipping import check_max_norm
 from evenkeel.methods._contract import Clipping, Method, Owned
+from evenkeel.methods._options import check_number
 from evenkeel.partition import Components, regroup
 
 __all__ = ["FullFineTuning"]
@@ -21,10 +21,10 @@ class FullFineTuning(Method):
     and Zhang et al. 2021 (arXiv 2006.05987) found necessary.
 
     Attributes:
-        max_norm: the norm that the whole gradient may have; ``inf`` clips nothing.
+        max_norm: the norm that the whole gradient may have; positive, ``inf`` clips nothing.
 
     Raises:
-        ThresholdError: if ``max_norm`` is not positive.
+        MethodError: if ``max_norm`` is not positive.
     """
 
     name: ClassVar[str] = "full"
@@ -35,7 +35,8 @@ class FullFineTuning(Method):
     max_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        check_max_norm(self.max_norm)
+        advice = "to clip nothing, give inf"
+        check_number(self.name, "max_norm", self.max_norm, above=0, infinite=True, advice=advice)
 
     def clipping(self, parts: Components) -> Clipping:
         """Clip the whole gradient to ``max_norm``."""

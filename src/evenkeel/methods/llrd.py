@@ -48,6 +48,9 @@ class LayerWiseDecay(Method):
     summary: ClassVar[str] = "a learning rate that falls by 5 % with every layer from the top down"
     source: ClassVar[str] = "Zhang et al. 2021, arXiv 2006.05987; Howard & Ruder 2018, arXiv 1801.06146"
     owns: ClassVar[frozenset[Owned]] = frozenset({"rates"})
+    conflicts: ClassVar[Mapping[str, str]] = {
+        "head-only": "head and pooler, which are all that it trains, have the same learning rate in llrd",
+    }
 
     decay: float = 0.95
 

@@ -62,6 +62,7 @@ class LNSR(Method):
     source: ClassVar[str] = "Hua et al. 2021, arXiv 2107.04835"
     touches: ClassVar[frozenset[Touched]] = frozenset({"forward"})
     conflicts: ClassVar[Mapping[str, str]] = {
+        "head-only": "it freezes the blocks, so that nothing could pull their hidden states together",
         "mixout": "mixout draws other weights for each pass, which would move hidden states more than the noise",
     }
 

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from evenkeel import components
 from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers import ComponentClip, MethodTrainer
-from evenkeel.methods import ComponentClipping, GradualUnfreezing
+from evenkeel.methods import ComponentClipping, FullFineTuning, GradualUnfreezing
 
 Arguments = Callable[..., TrainingArguments]
 STEPS = 5  # of one epoch
@@ -118,7 +118,11 @@ def test_arguments_are_copied_not_changed(arguments: Arguments) -> None:
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
-        ("full", r"must be a list, but got the text 'full'; write methods=\['full'\]"),
+        ("full", r"must be a list, but got 'full'; write methods=\['full'\]"),
+        (None, "must be a list, but got None"),
+        (FullFineTuning(), r"must be a list, but got Full.*; write methods=\[FullFineTuning\(max_norm=1.0\)\]"),
+        ([FullFineTuning], "is no method"),
+        ([["full"]], "is no method"),
         ([], "at least one method"),
         (["ful"], "did you mean 'full'"),
         (["full", "component-clip"], "cannot be mixed"),

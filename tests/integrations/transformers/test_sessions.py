@@ -518,6 +518,17 @@ def test_ways_of_training_without_room_for_a_method_are_refused(
         MethodTrainer(_models.bert(), args, methods=methods, train_dataset=DATA, **options)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_model_that_computes_activations_again_by_itself_is_refused(nested: bool, arguments: Arguments) -> None:
+    model = _models.bert()
+    for module in (model.bert.encoder.layer[0],) if nested else model.modules():
+        module.gradient_checkpointing = True  # as the model's own switch sets it
+    said = "touch-forward changes .* activation checkpointing, which is on in this model, relies"
+    with pytest.raises(MethodError, match=said):
+        MethodTrainer(model, arguments(), methods=[touching("forward")], train_dataset=DATA)
+    MethodTrainer(model, arguments(), methods=[Listener()], train_dataset=DATA)
+
+
 @pytest.mark.parametrize("way", ["fsdp", "deepspeed"])
 def test_methods_that_act_on_whole_parameters_refuse_shards(way: str, arguments: Arguments) -> None:
     args = arguments()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -29,8 +29,8 @@ def mix_of(methods: Sequence[str | Method]) -> Mix:
     Raises:
         MethodError: if it is no list, a name is unknown, or the methods cannot be mixed.
     """
-    if isinstance(methods, str):
-        raise MethodError(f"methods must be a list, but got the text '{methods}'; write methods=['{methods}']")
+    if isinstance(methods, str | bytes) or not isinstance(methods, Iterable):
+        raise MethodError(f"methods must be a list, but got {methods!r}; write methods=[{methods!r}]")
     return Mix(tuple(parse_method(method) if isinstance(method, str) else method for method in methods))
 
 
