@@ -8,7 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 __all__ = ["logits_elsewhere"]
 
@@ -36,8 +36,14 @@ def _process() -> subprocess.Popen[str]:
     process = subprocess.Popen(  # noqa: S603  our own program
         [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    atexit.register(process.kill)
+    atexit.register(_end, process)
     return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    with process:  # waits, and closes the pipes
+        pass
 
 
 def logits_elsewhere(folder: Path, auto: str, inputs: dict[str, list[list[int]]]) -> Any:
@@ -56,7 +62,7 @@ def logits_elsewhere(folder: Path, auto: str, inputs: dict[str, list[list[int]]]
     """
     process = _process()
     asked, answered = process.stdin, process.stdout
-    if not (isinstance(asked, IO) or asked) or not answered:
+    if asked is None or answered is None:
         raise AssertionError("the process has no pipes")
     asked.write(json.dumps({"folder": str(folder), "auto": auto, "inputs": inputs}) + "\n")
     asked.flush()
