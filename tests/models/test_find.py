@@ -10,8 +10,9 @@ import torch
 from tests.study._small import POSITIONS
 
 from evenkeel.errors import ModelError
-from evenkeel.models import TINY, find_model, load_classifier, load_tokenizer, longest_text, skeleton
+from evenkeel.models import TINY, find_model, load_model, load_tokenizer, longest_text, skeleton
 from evenkeel.partition import components
+from evenkeel.testing._tiny import language_model
 
 
 @pytest.fixture
@@ -97,28 +98,51 @@ def test_pickled_weights_are_never_loaded(copy: Path) -> None:
 
 def test_the_seed_draws_the_head_and_nothing_else(small_model: Path) -> None:
     source = find_model(str(small_model))
-    one, again, other = (load_classifier(source, ("no", "yes"), seed=seed).state_dict() for seed in (1, 1, 2))
+    one, again, other = (load_model(source, ("no", "yes"), seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert {name for name in one if not torch.equal(one[name], other[name])} == {"classifier.weight"}
     assert {tensor.dtype for tensor in one.values() if tensor.is_floating_point()} == {torch.float32}
 
 
+def test_a_regression_has_one_output(small_model: Path, tmp_path: Path) -> None:
+    source = find_model(str(small_model))
+    config = load_model(source, (), seed=0).config
+    assert (config.num_labels, config.problem_type) == (1, "regression")
+    assert skeleton(source, ()).config.num_labels == 1
+    load_model(source, (), seed=0).save_pretrained(tmp_path)
+    assert (
+        load_model(find_model(str(tmp_path)), ("a", "b"), seed=0).config.problem_type == "single_label_classification"
+    )
+
+
+def test_language_models_keep_their_heads(tmp_path: Path, small_model: Path) -> None:
+    language_model("gpt2").save_pretrained(tmp_path / "causal")
+    shutil.copy(small_model / "tokenizer.json", tmp_path / "causal")
+    shutil.copy(small_model / "tokenizer_config.json", tmp_path / "causal")
+    source = find_model(str(tmp_path / "causal"))
+    one, other = (load_model(source, None, seed=seed).state_dict() for seed in (1, 2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert type(skeleton(source, None)).__name__ == "GPT2LMHeadModel"
+    with pytest.raises(ModelError, match="'small' was saved as BertModel, which is no causal language model"):
+        load_model(find_model(str(small_model)), None, seed=0)
+
+
 def test_classes_are_named_in_the_configuration(small_model: Path) -> None:
-    config = load_classifier(find_model(str(small_model)), ("a", "b", "c"), seed=0).config
+    config = load_model(find_model(str(small_model)), ("a", "b", "c"), seed=0).config
     assert config.id2label == {0: "a", 1: "b", 2: "c"}
     assert config.label2id == {"a": 0, "b": 1, "c": 2}
 
 
 def test_a_head_of_another_size_is_drawn_anew(small_model: Path, tmp_path: Path) -> None:
-    load_classifier(find_model(str(small_model)), ("a", "b", "c"), seed=0).save_pretrained(tmp_path)
-    assert load_classifier(find_model(str(tmp_path)), ("a", "b"), seed=0).config.num_labels == 2
+    load_model(find_model(str(small_model)), ("a", "b", "c"), seed=0).save_pretrained(tmp_path)
+    assert load_model(find_model(str(tmp_path)), ("a", "b"), seed=0).config.num_labels == 2
 
 
 def test_the_skeleton_has_the_components_of_the_model(small_model: Path) -> None:
     source = find_model(str(small_model))
     bare = skeleton(source, ("a", "b"))
     assert {parameter.device.type for parameter in bare.parameters()} == {"meta"}
-    whole = components(load_classifier(source, ("a", "b"), seed=0))
+    whole = components(load_model(source, ("a", "b"), seed=0))
     assert [part.path for part in components(bare)] == [part.path for part in whole]
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig
 
 from evenkeel.errors import ModelError
-from evenkeel.models import HEADS, TINY, find_model, load_classifier, structure
+from evenkeel.models import HEADS, TINY, find_model, load_model, structure
 
 BERT: dict[str, Any] = {
     "model_type": "bert",
@@ -31,7 +31,7 @@ def save(folder: Path, content: object, name: str = "config.json") -> str:
 
 
 def test_the_structure_is_that_of_the_model(small_model: Path) -> None:
-    whole = load_classifier(find_model(str(small_model)), ("a", "b"), seed=0)
+    whole = load_model(find_model(str(small_model)), ("a", "b"), seed=0)
     bare = structure(str(small_model), head="sequence-classification")
     assert type(bare) is type(whole)
     assert {parameter.device.type for parameter in bare.parameters()} == {"meta"}

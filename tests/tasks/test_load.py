@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from evenkeel.errors import DataError
-from evenkeel.tasks import KNOWN, METRICS, TaskData, TaskSource, load_task, majority_score
+from evenkeel.tasks import TaskData, TaskSource, load_task, majority_score
 
 Load = Callable[..., TaskData]
 
@@ -69,6 +69,7 @@ def test_labels_are_numbered_in_a_fixed_order(
         (["sentence", "label", "text"], {}, ("sentence",)),
         (["title", "body", "label"], {"text": ("body", "title")}, ("body", "title")),
         (["text", "stars"], {"label": "stars"}, ("text",)),
+        (["text+more", "text", "label"], {"text": ("text+more",)}, ("text+more",)),
     ],
 )
 def test_text_columns_are_found_or_named(
@@ -131,6 +132,73 @@ def test_text_columns_are_found_or_named(
             "3 different values such as '5', .*no classes; .*--label",
         ),
         ({"text": texts(30), "label": texts(30)}, None, {}, "30 different values .*--label"),
+        (
+            {"text": ["a", "b", "c"], "label": ["0.5", "x", "1"]},
+            None,
+            {"metric": "pearson"},
+            "train: the label 'x' of example 2 is no finite number, and pearson is a metric for regressions; .*f1",
+        ),
+        (
+            {"text": ["a", "b"], "label": [0.5, float("nan")]},
+            None,
+            {"metric": "spearman"},
+            "train: the label nan of exa",
+        ),
+        (
+            {"text": ["a", "b"], "label": ["1e999", "0"]},
+            None,
+            {"metric": "spearman"},
+            "train: the label '1e999' of exa",
+        ),
+        (
+            {"text": ["a", "b"], "label": [[1.0], [2.0]]},
+            None,
+            {"metric": "pearson"},
+            r"train: the label \[1.0\] of exam",
+        ),
+        ({"text": ["a", "b"], "label": [0.5, None]}, None, {"metric": "pearson"}, "train: example 2 has no label"),
+        (
+            {"text": ["a", "b"], "label": [0.5, 1.5]},
+            {"text": ["a", "b"], "label": [2, 2]},
+            {"metric": "pearson"},
+            "all examples of the validation part have the label 2.0",
+        ),
+        (
+            {"a": ["a", "b"], "b": ["c", ""], "label": [0, 1]},
+            None,
+            {"text": ("a+b",)},
+            "train: example 2 has no text in column 'b'",
+        ),
+        (
+            {"a": ["a", "b"], "bc": ["c", "d"], "label": [0, 1]},
+            None,
+            {"text": ("a+bd",)},
+            "unknown column 'bd': .* 'bc'",
+        ),
+        (
+            {"a": ["a", "b"], "b": ["c", "d"], "answer": ["x", "y"]},
+            None,
+            {"metric": "exact_match", "text": ("a", "b")},
+            r"2 text columns were named \(a, b\); name one that holds the prompt",
+        ),
+        (
+            {"prompt": ["a", "b"], "answer": ["x", " "]},
+            None,
+            {"metric": "exact_match"},
+            "train: example 2 has no text in",
+        ),
+        (
+            {"prompt": ["a", "b"], "answer": [["x"], ["y"]]},
+            None,
+            {"metric": "exact_match"},
+            "train: example 1 has no text",
+        ),
+        (
+            {"prompt": ["a", "b"], "answer": ["x", "x"]},
+            None,
+            {"metric": "exact_match"},
+            "all .* train part have the answ",
+        ),
         ({"text": ["a", "b"], "label": [0, 1]}, None, {"metric": "f2"}, "unknown metric 'f2': did you mean 'f1'"),
         (
             {"text": texts(3), "label": [0, 1, 2]},
@@ -175,6 +243,42 @@ def test_an_unknown_task_offers_the_nearest() -> None:
         load_task(TaskSource(name="mprc"))
 
 
+def test_texts_are_joined_from_several_columns(load: Load) -> None:
+    data = load({"a": ["x", "y"], "b": ["1", "2"], "c": ["p", "q"], "label": [0, 1]}, text=("c", "a + b"))
+    assert data.train["text_pair"][:] == ["x 1", "y 2"]
+    assert data.train["text"][:] == ["p", "q"]
+
+
+def test_numbers_are_labels_of_a_regression(load: Load) -> None:
+    data = load({"text": texts(3), "label": ["1", "2.50", "-3e-1"]}, metric="spearman")
+    assert (data.problem, data.classes, data.task.metric) == ("regression", (), "spearman")
+    assert data.train["label"][:] == [1.0, 2.5, -0.3]
+    as_numbers = load({"text": texts(3), "label": [1, 2.5, -0.3]}, metric="pearson")
+    assert as_numbers.fingerprint == data.fingerprint
+    whole = {"text": texts(4), "label": [1, 2, 1, 2]}  # of one file a classification or a regression can be made
+    assert load(whole).fingerprint != load(whole, metric="pearson").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("columns", "source"),
+    [
+        (["prompt", "answer", "label"], {}),
+        (["question", "answer"], {}),
+        (["ask", "say"], {"text": ("ask",), "label": "say"}),
+    ],
+)
+def test_answers_are_labels_of_a_language_model(load: Load, columns: list[str], source: dict[str, Any]) -> None:
+    data = load({name: [f"{name} a", f"{name} b"] for name in columns}, metric="exact_match", **source)
+    assert (data.problem, data.classes) == ("causal-lm", None)
+    assert data.train["text"][:] == [f"{columns[0]} a", f"{columns[0]} b"]
+    assert data.train["label"][:] == [f"{columns[1]} a", f"{columns[1]} b"]
+
+
+def test_numbers_are_answers_too(load: Load) -> None:
+    data = load({"prompt": texts(4), "answer": [1, 2, 3, 4]}, metric="inverse_perplexity", test_split="half")
+    assert data.train["label"][:] == ["1", "2", "3", "4"]
+
+
 # --- a part of the data
 
 
@@ -193,6 +297,8 @@ def test_a_subset_without_some_class_is_refused(load: Load) -> None:
     columns = {"text": texts(50), "label": [0, 1] * 24 + [2, 2]}
     with pytest.raises(DataError, match="the 3 training examples drawn hold not every class; take more"):
         load(columns, max_train_samples=3)
+    with pytest.raises(DataError, match="mine: the 1 training examples drawn have one label; take more"):
+        load({"text": texts(50), "label": [0.5, 1.5] * 25}, metric="pearson", max_train_samples=1)
     with pytest.raises(DataError, match="max_train_samples must be positive, but got 0; leave it out to keep all 50"):
         load(columns, max_train_samples=0)
 
@@ -210,14 +316,6 @@ def test_the_fingerprint_knows_every_text_and_label(load: Load) -> None:
 
 
 # --- known tasks
-
-
-@pytest.mark.parametrize("name", KNOWN)
-def test_known_tasks_are_complete(name: str) -> None:
-    task = KNOWN[name]
-    assert task.name == name
-    assert task.metric in METRICS
-    assert len(set(task.classes)) == len(task.classes) >= 2
 
 
 def write_known(folder: Path, labels: Sequence[Any], *, name: str = "mrpc") -> Path:

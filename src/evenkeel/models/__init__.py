@@ -1,6 +1,6 @@
 """Pretrained models: the embedded one, a folder, or a hub id."""
 
-from evenkeel.models._find import TINY, ModelSource, find_model, load_classifier, load_tokenizer, longest_text, skeleton
+from evenkeel.models._find import TINY, ModelSource, find_model, load_model, load_tokenizer, longest_text, skeleton
 from evenkeel.models._structure import HEADS, structure
 
 __all__ = [
@@ -8,7 +8,7 @@ __all__ = [
     "TINY",
     "ModelSource",
     "find_model",
-    "load_classifier",
+    "load_model",
     "load_tokenizer",
     "longest_text",
     "skeleton",

@@ -1,4 +1,4 @@
-"""Finding a pretrained model and loading it for sequence classification."""
+"""Finding a pretrained model and loading it with a head for the task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evenkeel.errors import ModelError, unknown_name
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TINY", "ModelSource", "find_model", "load_classifier", "load_tokenizer", "longest_text", "skeleton"]
+__all__ = ["TINY", "ModelSource", "find_model", "load_model", "load_tokenizer", "longest_text", "skeleton"]
 
 TINY = "tiny"
 _TINY_FOLDER = Path(__file__).parent / "tiny"
@@ -129,55 +129,87 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer  # type: ignore[no-any-return]
 
 
-def load_classifier(source: ModelSource, classes: Sequence[str], *, seed: int) -> PreTrainedModel:
-    """Load the pretrained weights in float32 and draw a new head.
+def load_model(source: ModelSource, classes: Sequence[str] | None, *, seed: int) -> PreTrainedModel:
+    """Load the pretrained weights in float32, and draw a new head or keep that of a language model.
 
     Args:
         source: the model.
-        classes: names of the labels.
+        classes: names of the labels; empty for a regression, whose head has one output and the mean squared error;
+            None for a causal language model.
         seed: seeds torch's global generator, from which the head is drawn.
 
     Returns:
         The model, ready to be fine-tuned.
 
     Raises:
-        ModelError: if it cannot be loaded, or cannot classify sequences.
+        ModelError: if it cannot be loaded, or has no form for the task.
     """
     import torch
 
     torch.manual_seed(seed)
-    model = _from_pretrained(
-        "AutoModelForSequenceClassification",
-        source.location,
-        num_labels=len(classes),
-        id2label=dict(enumerate(classes)),
-        label2id={label: index for index, label in enumerate(classes)},
-        dtype=torch.float32,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # a head of another number of labels is drawn anew
-    )
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    if classes is None:
+        _check_causal(source, _from_pretrained("AutoConfig", source.location))
+        model = _from_pretrained("AutoModelForCausalLM", source.location, **options)
+    else:
+        model = _from_pretrained(
+            "AutoModelForSequenceClassification",
+            source.location,
+            **_head(classes),
+            **options,
+            ignore_mismatched_sizes=True,  # a head of another number of labels is drawn anew
+        )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = load_tokenizer(source).pad_token_id
     return model  # type: ignore[no-any-return]
 
 
-def skeleton(source: ModelSource, classes: Sequence[str]) -> PreTrainedModel:
-    """Build the classifier on the ``meta`` device: its structure, without weights, in a moment.
+def _head(classes: Sequence[str]) -> dict[str, Any]:
+    """Return what the model's configuration says of its head; what a saved one says of another task goes."""
+    if not classes:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": len(classes),
+        "id2label": dict(enumerate(classes)),
+        "label2id": {label: index for index, label in enumerate(classes)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _check_causal(source: ModelSource, config: Any) -> None:
+    """Refuse what was not saved as a causal language model: an encoder would look at the answer that it is to write."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    saved = getattr(config, "architectures", None) or ["a model without a head"]
+    if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) not in saved:
+        raise ModelError(
+            f"'{source.name}' was saved as {saved[0]}, which is no causal language model, and the task asks for "
+            "written answers; choose a model that continues texts"
+        )
+
+
+def skeleton(source: ModelSource, classes: Sequence[str] | None) -> PreTrainedModel:
+    """Build the model on the ``meta`` device: its structure, without weights, in a moment.
 
     Args:
         source: the model.
-        classes: names of the labels.
+        classes: names of the labels; empty for a regression, None for a causal language model.
 
     Returns:
         A model that cannot be run, whose components can be asked for.
 
     Raises:
-        ModelError: if the model cannot classify sequences.
+        ModelError: if the model has no form for the task.
     """
     import torch
     import transformers
 
-    config = _from_pretrained("AutoConfig", source.location, num_labels=len(classes))
+    if classes is None:
+        config = _from_pretrained("AutoConfig", source.location)
+        _check_causal(source, config)
+        with torch.device("meta"):
+            return transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return, no-untyped-call]
+    config = _from_pretrained("AutoConfig", source.location, **_head(classes))
     try:
         with torch.device("meta"):
             return transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return, no-untyped-call]

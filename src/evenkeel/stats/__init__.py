@@ -7,6 +7,8 @@ from evenkeel.stats._chance import better_than_chance, failed
 from evenkeel.stats._compare import Comparison, compare, compare_failures, holm
 from evenkeel.stats._describe import Description, describe
 from evenkeel.stats._proportion import wilson
+from evenkeel.stats._rank_correlation import failed_regression, rank_correlation_p
+from evenkeel.stats._sign_flip import sign_flip_p
 
 __all__ = [
     "Comparison",
@@ -17,6 +19,9 @@ __all__ = [
     "describe",
     "expected_maximum",
     "failed",
+    "failed_regression",
     "holm",
+    "rank_correlation_p",
+    "sign_flip_p",
     "wilson",
 ]

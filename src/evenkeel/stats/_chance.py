@@ -98,15 +98,31 @@ def failed(
         >>> failed([0, 1] * 10, [0, 1] * 10), failed([0, 1] * 10, [1] * 20)
         (False, True)
     """
-    alpha = share(alpha, "alpha")
-    permutations = whole(permutations, "permutations", at_least=1)
+    alpha, permutations = share(alpha, "alpha"), whole(permutations, "permutations", at_least=1)
+    p = better_than_chance(labels, predictions, seed=seed, permutations=permutations)
+    return not passes(p, alpha, permutations)
+
+
+def passes(p: float, alpha: float, permutations: int) -> bool:
+    """Tell whether a p value is small enough; a rounding error decides nothing.
+
+    Args:
+        p: the p value.
+        alpha: the level.
+        permutations: how many the p value may have been taken from.
+
+    Returns:
+        True if it is ``alpha`` at most.
+
+    Raises:
+        DataError: if so few permutations cannot give a p value that small.
+    """
     if 1 / (1 + permutations) > alpha:
         raise DataError(
             f"{permutations} permutations cannot give a p value of {alpha} or less, so that every run would fail; "
             f"pass at least {int(np.ceil(1 / alpha)) - 1}"
         )
-    p = better_than_chance(labels, predictions, seed=seed, permutations=permutations)
-    return p > alpha * (1 + _ROUNDING)
+    return p <= alpha * (1 + _ROUNDING)
 
 
 def _confusion(labels: ArrayLike, predictions: ArrayLike) -> NDArray[np.int64]:

@@ -1,0 +1,74 @@
+"""A held-out test part: a file, or half of validation."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from evenkeel.errors import DataError
+from evenkeel.tasks import TaskSource, load_task
+
+
+def write(path: Path, labels: list[str]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(
+            [("text", "label"), *((f"{path.stem} {n}", label) for n, label in enumerate(labels))]
+        )
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> dict[str, Path]:
+    return {
+        "train": write(tmp_path / "train.csv", ["a", "b"]),
+        "validation": write(tmp_path / "seen.csv", ["a", "b"] * 11),
+    }
+
+
+def test_half_of_validation_is_held_out_the_same_way_every_time(source: dict[str, Path]) -> None:
+    whole = load_task(TaskSource(name="mine", **source))
+    one, again = (load_task(TaskSource(name="mine", **source, test_split="half")) for _ in range(2))
+    assert one.test is not None
+    kept, held = one.validation["text"][:], one.test["text"][:]
+    assert (len(kept), len(held)) == (11, 11)
+    assert sorted(kept + held) == sorted(whole.validation["text"][:])
+    order = {text: place for place, text in enumerate(whole.validation["text"][:])}
+    assert all(texts == sorted(texts, key=order.__getitem__) for texts in (kept, held))
+    assert kept != whole.validation["text"][:11]
+    assert one.fingerprint == again.fingerprint != whole.fingerprint
+    assert list(one.scored) == ["validation", "test"]
+
+
+def test_the_larger_half_of_an_odd_number_stays(tmp_path: Path, source: dict[str, Path]) -> None:
+    source["validation"] = write(tmp_path / "odd.csv", ["a", "b"] * 10 + ["a"])
+    data = load_task(TaskSource(name="mine", **source, test_split="half"))
+    assert [len(part) for part in data.scored.values()] == [11, 10]
+
+
+def test_the_embedded_tasks_have_one_already() -> None:
+    with pytest.raises(DataError, match="grammar/acceptability: the data has a labelled test part of its own, .*leave"):
+        load_task(TaskSource(name="grammar/acceptability", test_split="half"))
+
+
+def test_a_half_of_one_label_is_refused(tmp_path: Path, source: dict[str, Path]) -> None:
+    source["validation"] = write(tmp_path / "few.csv", ["a"] * 9 + ["b"])
+    with pytest.raises(
+        DataError, match="mine: the .* half of 10 validation examples has no two labels.*leave test_split"
+    ):
+        load_task(TaskSource(name="mine", **source, test_split="half"))
+
+
+def test_a_test_file_is_read_and_checked(tmp_path: Path, source: dict[str, Path]) -> None:
+    held = write(tmp_path / "held.csv", ["b", "a", "b"])
+    data = load_task(TaskSource(name="mine", **source, test=held))
+    assert data.test is not None
+    assert data.test["label"][:] == [1, 0, 1]
+    with pytest.raises(DataError, match="has a labelled test part of its own"):
+        load_task(TaskSource(name="mine", **source, test=held, test_split="half"))
+    write(held, ["b", "c"])
+    with pytest.raises(
+        DataError, match=r"mine: the test part has the label 'c', which no training example has \(a, b\)"
+    ):
+        load_task(TaskSource(name="mine", **source, test=held))
