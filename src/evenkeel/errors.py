@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = [
     "ComponentError",
     "DataError",
+    "EngineError",
     "EvenkeelError",
     "GradientError",
     "MeasureError",
@@ -65,6 +66,10 @@ class ModelError(EvenkeelError, ValueError):
 
 class PlanError(EvenkeelError, ValueError):
     """A study whose plan contradicts itself or holds a value that cannot be."""
+
+
+class EngineError(EvenkeelError, RuntimeError):
+    """A place to execute runs that cannot be reached, has no room for a run, or starts no process."""
 
 
 class StoreError(EvenkeelError, RuntimeError):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 from tests.study._small import InlineEngine, MakePlan
 
 import evenkeel.cli._drive as drive
+import evenkeel.cli._dry_run as dry
 from evenkeel.cli.demo import DEMO_PLAN
-from evenkeel.study import Plan, RunRecord, StudyFolder, open_study
+from evenkeel.study import Plan, Resources, RunRecord, Study, StudyFolder, calibrate, open_study
 from evenkeel.study.engines import Engine, Job, Report
 
 Call = Callable[..., Any]
+looking = sys.modules["evenkeel.cli.status"]  # the package hides it behind the command of that name
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_layer_replacement_is_asked_for_by_an_option(
 class Broken(Engine):
     """Its first job raises, the second never comes back, the others diverge not: they run."""
 
-    def __init__(self, *, workers: int | None = None) -> None:
+    def __init__(self, *, workers: int | None = None, resources: Resources) -> None:
         self.inline = InlineEngine()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Report]:
@@ -142,8 +145,6 @@ def test_where_every_run_broke_the_reasons_are_told(
 
 
 def test_a_status_counts_what_is_running(evenkeel: Call, make_plan: MakePlan, tmp_path: Path) -> None:
-    from evenkeel.study import Study
-
     study = Study(make_plan(), StudyFolder(tmp_path / "out"))
     seen = []
 
@@ -157,9 +158,10 @@ def test_a_status_counts_what_is_running(evenkeel: Call, make_plan: MakePlan, tm
     (said,) = seen
     assert said.code == 0
     assert "2 of 4 runs have a result" in said.out
-    model = Path(study.plan.models[0]).name
-    rows = [line.replace("│", " ").split() for line in said.out.splitlines() if line.startswith("│ small")]
-    assert rows == [["small", model, method, "1", "1"] for method in ("full", "component-clip")]
+    rows = [line.split() for line in said.out.splitlines() if line.startswith(("full ", "component-clip "))]
+    # runs with a result; the running one of `full`, and of `component-clip` the one that waits
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("full", "1/2", "1"), ("component-clip", "1/2", "1")]
+    assert "1 running" in said.out.splitlines()[0]
 
 
 def test_the_demo_is_a_plan() -> None:
@@ -174,6 +176,99 @@ def test_the_demo_drives_its_plan(evenkeel: Call, tmp_path: Path, monkeypatch: p
     said = evenkeel("demo", "--out", tmp_path, "--seeds", "2", "--workers", "1")
     assert said.code == 0
     assert driven == [(Plan.checked({**DEMO_PLAN, "seeds": 2}, where="the demo"), tmp_path, 1)]
+
+
+# --- plans: changed from the command line, looked at beforehand, watched
+
+
+@pytest.fixture
+def plan_file(small_data: Path, small_model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"tasks:\n- {{name: mine, train: {small_data}/train.csv, validation: {small_data}/validation.csv}}\n"
+        f"models: [{small_model}]\nmethods: [full, component-clip]\nseeds: 1\n"
+        "training: {learning_rate: 5e-3, epochs: 2, batch_size: 8}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_plan_is_extended_from_the_command_line(evenkeel: Call, plan_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert evenkeel("study", plan_file, "--out", out).code == 0
+    said = evenkeel(
+        "study", plan_file, "--out", out, "--set", "seeds=2", "--set", "methods=[full, component-clip, llrd]"
+    )
+    assert said.code == 0
+    ran = [line.split(": ")[0] for line in said.out.splitlines() if line.startswith("mine  ")]
+    assert sorted(ran) == [
+        "mine  component-clip  seed 2",
+        "mine  full  seed 2",
+        "mine  llrd  seed 1",
+        "mine  llrd  seed 2",
+    ]
+    fewer = ["--set", "seeds=3", "--set", "methods=[full, component-clip, llrd]", "--set", "exclude=[{method: llrd}]"]
+    refused = evenkeel("study", plan_file, "--out", out, *fewer)
+    assert refused.code == 2
+    assert "runs that this plan leaves out" in refused.err
+
+
+@pytest.mark.usefixtures("inline")
+def test_recipes_are_told_apart(evenkeel: Call, plan_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sweep = ["--set", "sweep.training.learning_rate=[1e-3, 5e-3]", "--set", "overrides.adam_beta2=0.98"]
+    said = evenkeel("study", plan_file, "--out", out, *sweep)
+    assert said.code == 0
+    lines = [line.split(": ")[0] for line in said.out.splitlines() if line.startswith("mine  ")]
+    assert "mine  full  learning_rate 0.001  seed 1" in lines
+    assert len(set(lines)) == 4
+    page = (out / "results.md").read_text(encoding="utf-8")
+    assert page.count("learning\\_rate 0.001") == 1
+    assert page.count("learning\\_rate 0.005") == 1
+    assert {run.spec.overrides["adam_beta2"] for run in open_study(out)[1]} == {0.98}
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_dry_run_tells_what_would_be_done(
+    evenkeel: Call, plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry, "calibrate_side_by_side", lambda jobs, *, workers: [calibrate(job) for job in jobs])
+    out = tmp_path / "out"
+    said = evenkeel("study", plan_file, "--out", out, "--dry-run", "--workers", "2", "--set", "seeds=3")
+    assert said.code == 0
+    assert "6 runs: 1 task x 1 model x 2 methods x 3 seeds" in said.out
+    assert "with 2 at a time" in said.out
+    assert "on disk" in said.out
+    assert not out.exists()
+    assert max(map(len, said.out.splitlines())) <= 80
+
+    assert evenkeel("study", plan_file, "--out", out).code == 0
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    more = evenkeel("study", plan_file, "--out", out, "--dry-run", "--set", "seeds=2")
+    assert "4 runs: 1 task x 1 model x 2 methods x 2 seeds; 2 are done already" in more.out
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    done = evenkeel("study", plan_file, "--out", out, "--dry-run")
+    assert done.out.splitlines()[-1] == "2 runs: 1 task x 1 model x 2 methods x 1 seed; 2 are done already"
+
+
+def test_a_study_is_watched_to_its_end(
+    evenkeel: Call, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "_SECONDS_BETWEEN_LOOKS", 0.1)
+    study = Study(make_plan(methods=["full"], seeds=3), StudyFolder(tmp_path / "out"))
+    begun, worker = (
+        threading.Event(),
+        threading.Thread(target=lambda: study.run(InlineEngine(), on_report=lambda _: begun.set())),
+    )
+    worker.start()
+    assert begun.wait(60)
+    said = evenkeel("status", tmp_path / "out", "--watch")
+    worker.join()
+    assert said.code == 0
+    seen = [int(line.split()[0]) for line in said.out.splitlines() if "of 3 runs have a result" in line]
+    assert seen == sorted(seen)
+    assert seen[-1] == 3
 
 
 # --- real processes
@@ -232,7 +327,9 @@ def test_ctrl_c_exits_with_130_and_the_same_command_finishes(
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert err.strip() == "interrupted: what was finished is kept; the same command goes on"
+    done, said = err.strip().removeprefix("interrupted: ").split(" of ", 1)
+    assert said == "6 runs have a result; what was finished is kept; the same command goes on"
+    assert int(done) == sum(run.finished for run in runs_of(out))
     before = [run.status for run in runs_of(out)]  # how many were done by then is chance
     assert before == sorted(before)
     assert set(before) == {"done", "queued"}

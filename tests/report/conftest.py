@@ -96,17 +96,17 @@ def plan_and_specs(
     )
     specs = [
         RunSpec(
-            task=task.name,
+            task=run.task.name,
             metric="accuracy",
             data_fingerprint="d" * 16,
-            model=model,
+            model=run.model,
             model_fingerprint="m" * 16,
-            method=method,
-            seed=seed,
-            training=plan.training,
+            method=run.method,
+            seed=run.seed,
+            training=run.training,
         )
-        for task, model, method, seed in plan.grid()
-        if seed <= len(fates[method])
+        for run in plan.grid()
+        if run.seed <= len(fates[run.method])
     ]
     return plan, specs
 

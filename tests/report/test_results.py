@@ -79,3 +79,26 @@ def test_tables_and_findings_do_without_plotly(make_runs, monkeypatch: pytest.Mo
     assert "full" in report.results_markdown(*study)
     with pytest.raises(ImportError):
         importlib.import_module("evenkeel.report._figures")
+
+
+def test_runs_by_another_recipe_are_not_pooled(make_runs) -> None:
+    plan, runs = make_runs({"full": [0.7, 0.6], "component-clip": [0.8, 0.7]})
+    faster = [with_spec(run, training=plan.training.model_copy(update={"learning_rate": 1e-3})) for run in runs]
+    rows = results(plan, [*runs, *faster, *(with_spec(run, overrides={"optim": "sgd"}) for run in faster)])
+    assert [(row.model, row.method, row.n) for row in rows] == [
+        (f"tiny, learning_rate {rate}, optim {optim}", method, 2)
+        for rate, optim in (("2e-05", "unset"), ("0.001", "unset"), ("0.001", "sgd"))
+        for method in ("full", "component-clip")
+    ]
+
+
+def test_runs_whose_seeds_vary_apart_are_pooled_and_told_apart(make_runs) -> None:
+    plan, runs = make_runs({"full": [0.7, 0.6]})
+    apart = [with_spec(run, seed=1, init_seed=run.spec.seed) for run in runs]
+    (cell,) = cells(plan, list(reversed(apart)))
+    assert [run.spec.draw for run in cell.runs] == ["init 1", "init 2"]
+
+
+def with_spec(run, **changes):
+    spec = run.spec.model_copy(update=changes)
+    return type(run)(**{**vars(run), "id": spec.id, "spec": spec})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gc
 import itertools
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
 
-from evenkeel.study import Plan, RunRecord, StudyFolder, execute
-from evenkeel.study.engines import Engine, Job, Report
+from evenkeel.study import Plan, Resources, RunRecord, StudyFolder
+from evenkeel.study.engines import Engine, Job, Report, report_of, work
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 NOUNS = ("film", "book", "play", "song")
@@ -110,30 +109,34 @@ def make_plan(small_model: Path, small_data: Path) -> MakePlan:
 class InlineEngine(Engine):
     """Executes jobs in this process, one after the other, and remembers which."""
 
-    def __init__(self, *, workers: int | None = None) -> None:
-        self.workers = workers
+    def __init__(self, *, workers: int | None = None, resources: Resources | None = None) -> None:
+        self.workers, self.resources = workers, resources
         self.ran: list[Job] = []
         self.closed = False
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Report]:
-        self.closed = False
+        self.closed = self.stopping = False
         try:
             for job in jobs:
+                if self.stopping:
+                    return
                 self.ran.append(job)
                 yield Report(job=job, event="started")
-                try:
-                    result = execute(job.spec, job.task, model=job.model, measures=job.measures)
-                except Exception:
-                    yield Report(job=job, event="raised", traceback=traceback.format_exc())
-                else:
-                    yield Report(job=job, event="ended", result=result)
+                yield report_of(job, work(job, stopping=lambda: self.stopping))
         finally:
             self.closed = True
 
 
+def standing(run: RunRecord) -> str:
+    """Return a run's status; a score is a score here, since whether so small a model learns is chance."""
+    return "done" if run.status == "failed" else run.status
+
+
 def timeless(run: RunRecord) -> dict[str, Any]:
-    """Return a run's outcome without how long it took."""
-    return {key: value for key, value in run.outcome.items() if not key.endswith("_seconds")}
+    """Return a run's outcome without what it took, and without the commit: somebody may work in the checkout."""
+    taken = ("wall_seconds", "cpu_seconds", "peak_memory", "provenance")
+    made_with = {key: value for key, value in run.outcome["provenance"].items() if key not in ("commit", "dirty")}
+    return {key: value for key, value in run.outcome.items() if key not in taken} | {"provenance": made_with}
 
 
 def same_results(one: StudyFolder, other: StudyFolder, ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> bool:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,10 @@ import pytest
 from evenkeel.errors import StoreError
 from evenkeel.study import StudyFolder
 
-TABLES = {"log": pa.table({"step": [1, 2]}), "norms": pa.table({"norm": [0.5]})}
+TABLES = {
+    "log": pa.table({"step": [1, 2], "loss": [0.5, 0.25]}),
+    "replacement": pa.table({"k": [0], "part": ["validation"], "score": [0.5]}),
+}
 
 
 @pytest.fixture
@@ -27,7 +33,7 @@ def files(folder: StudyFolder) -> list[str]:
 
 def test_tables_come_back(folder: StudyFolder) -> None:
     folder.write_run("a", TABLES)
-    assert files(folder) == ["runs", "runs/a", "runs/a/log.parquet", "runs/a/norms.parquet"]
+    assert files(folder) == ["runs", "runs/a", "runs/a/log.parquet", "runs/a/replacement.parquet"]
     table = folder.read_run("a", "log")
     assert table is not None
     assert table.equals(TABLES["log"])
@@ -37,11 +43,19 @@ def test_tables_come_back(folder: StudyFolder) -> None:
 
 def test_a_run_that_was_written_and_not_recorded_is_replaced(folder: StudyFolder) -> None:
     folder.write_run("a", TABLES)
-    folder.write_run("a", {"log": pa.table({"step": [7]})})
+    folder.write_run("a", {"log": pa.table({"step": [7], "loss": [0.5]})})
     table = folder.read_run("a", "log")
     assert table is not None
     assert table["step"].to_pylist() == [7]
-    assert folder.read_run("a", "norms") is None
+    assert folder.read_run("a", "replacement") is None
+
+
+def test_a_run_without_tables_leaves_nothing(folder: StudyFolder) -> None:
+    folder.write_run("a", {})
+    assert files(folder) == []
+    folder.write_run("a", TABLES)
+    folder.write_run("a", {})  # nor those of an attempt that was not recorded
+    assert folder.read_run("a", "log") is None
 
 
 @pytest.mark.parametrize("fails", ["os.replace", "pyarrow.parquet.write_table"])
@@ -90,3 +104,34 @@ def test_what_a_killed_driver_left_half_written_goes(folder: StudyFolder) -> Non
     (folder.path / ".writing-x").mkdir()
     with folder.lock():
         assert not (folder.path / ".writing-x").exists()
+
+
+def test_the_lock_tells_who_holds_it_and_since_when(folder: StudyFolder) -> None:
+    held = rf"\(process {os.getpid()} on {re.escape(platform.node())}, since \d{{4}}-\d\d-\d\dT[\d:]+\+00:00\)"
+    said = pytest.raises(StoreError, match=f"is working on the study in '.*' {held}; wait for it")
+    with folder.lock(), said, StudyFolder(folder.path).lock():
+        pass
+    assert not (folder.path / ".driver.json").exists()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock here"), OSError(37, "No locks available")])
+def test_a_file_system_without_locks_is_refused(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("evenkeel.study._folder.FileLock.acquire", fail)
+    said = pytest.raises(StoreError, match=r"cannot be locked against a second driver .*another file system with --out")
+    with said, folder.lock():
+        pass
+
+
+def test_a_disk_that_takes_names_and_no_bytes_is_full(folder: StudyFolder) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(StoreError, match=r"cannot be written \(File too large\); choose another with --out"):
+            folder.create()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

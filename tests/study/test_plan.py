@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,18 @@ def test_every_field_of_the_recipe_makes_another_run(field: str) -> None:
     assert other.id != SPEC.id
 
 
-@pytest.mark.parametrize("field", [name for name in RunSpec.model_fields if name not in ("seed", "training")])
+@pytest.mark.parametrize("field", [name for name in RunSpec.model_fields if name != "training"])
 def test_every_field_of_a_run_makes_another_run(field: str) -> None:
-    assert SPEC.model_copy(update={field: "other"}).id != SPEC.id != SPEC.model_copy(update={"seed": 2}).id
+    others = {"seed": 2, "init_seed": 1, "order_seed": 1, "overrides": {"adam_beta2": 0.98}}
+    changed = {**SPEC.model_dump(), field: others.get(field, "other")}
+    assert RunSpec.model_validate(changed).id != SPEC.id
+
+
+def test_runs_that_differ_by_seeds_have_names_of_their_own() -> None:
+    apart = [SPEC.model_copy(update=seeds) for seeds in ({"init_seed": 3}, {"order_seed": 3})]
+    both = SPEC.model_copy(update={"init_seed": 3, "order_seed": 5})
+    assert [run.draw for run in (SPEC, *apart, both)] == [1, "init 3", "order 3", "init 3, order 5"]
+    assert len({run.id for run in (SPEC, *apart, both)}) == 4
 
 
 def test_the_plan_and_the_tasks_describe_data_alike() -> None:
@@ -86,7 +96,7 @@ def test_a_number_counts_seeds_and_a_list_names_them() -> None:
 
 def test_the_grid_finishes_a_seed_before_the_next() -> None:
     grid = made(tasks=["rte", "cola"], methods=["full", "component-clip"]).grid()
-    assert [(task.name, method, seed) for task, _, method, seed in grid] == [
+    assert [(run.task.name, run.method, run.seed) for run in grid] == [
         (task, method, seed) for task in ("rte", "cola") for seed in (1, 2) for method in ("full", "component-clip")
     ]
 
@@ -106,7 +116,189 @@ def test_a_plan_is_read_from_yaml_with_files_beside_it(tmp_path: Path) -> None:
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
+# --- overrides, sweeps, seeds apart, rules
+
+
+def test_overrides_are_part_of_a_run_in_their_own_types() -> None:
+    plan = made(overrides={"optim": "adamw_torch", "adam_epsilon": "1e-6", "label_smoothing_factor": 0})
+    run = next(plan.grid())
+    assert run.overrides == {"adam_epsilon": 1e-6, "label_smoothing_factor": 0.0, "optim": "adamw_torch"}
+    assert isinstance(run.overrides["label_smoothing_factor"], float)
+    assert Plan.stored(plan.model_dump_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"adam_beta3": 1}, "unknown field of TrainingArguments 'adam_beta3': did you mean 'adam_beta"),
+        ({"adam_beta2": "high"}, r"adam_beta2: .*valid number.*\(given: 'high'\)"),
+        ({"max_steps": 1.5}, r"max_steps: .*\(given: 1.5\)"),
+        ({"output_dir": "x"}, "output_dir cannot be overridden: the study names its folders"),
+        ({"seed": 3}, "seed cannot be overridden: seeds come from the plan"),
+        ({"learning_rate": 3}, "learning_rate cannot be overridden: write training.learning_rate"),
+        ({"hub_token": "secret"}, "hub_token cannot be overridden: .* a token would stand in its record"),
+        ([1], "overrides: .*dict"),
+    ],
+    ids=str,
+)
+def test_overrides_that_cannot_be(overrides: Any, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        made(overrides=overrides)
+
+
+def test_a_plan_of_another_machine_can_be_read_back() -> None:
+    text = json.dumps({**json.loads(made().model_dump_json()), "overrides": {"of_a_later_version": 1}})
+    assert Plan.stored(text).overrides == {"of_a_later_version": 1}
+    with pytest.raises(ValueError, match="of_a_later_version"):
+        Plan.model_validate_json(text)
+
+
+def test_a_sweep_makes_recipes_and_methods() -> None:
+    plan = made(
+        methods=["full", "component-clip+llrd"],
+        seeds=1,
+        sweep={
+            "training.learning_rate": ["1e-5", 2e-5],
+            "component-clip.max_norm": [0.01, 1],
+            "overrides.adam_beta2": [0.9],
+        },
+    )
+    assert [(run.training.learning_rate, run.method) for run in plan.grid()] == [
+        (rate, method)
+        for rate in (1e-5, 2e-5)
+        for method in ("full", "component-clip:max_norm=0.01+llrd", "component-clip:max_norm=1+llrd")
+    ]
+    assert all(run.overrides == {"adam_beta2": 0.9} for run in plan.grid())
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (
+            {"training.learning_rat": [1]},
+            "unknown field of training to sweep 'learning_rat': did you mean 'learning_rate'",
+        ),
+        ({"training.epochs": [1, 0]}, r"sweep: training.epochs: .*greater than 0 \(given: 0\)"),
+        ({"training.epochs": []}, "sweep.training.epochs: .*at least 1"),
+        ({"training.epochs": [1, 1]}, "sweep.training.epochs: 1 stands there twice"),
+        ({"learning_rate": [1]}, "unknown key of a sweep 'learning_rate'.*training.FIELD"),
+        (
+            {"component-clp.max_norm": [1]},
+            "unknown key of a sweep 'component-clp.max_norm': did you mean 'component-clip.OPT",
+        ),
+        ({"overrides.adam_beta3": [1]}, "unknown field of TrainingArguments 'adam_beta3'"),
+    ],
+    ids=str,
+)
+def test_sweeps_that_cannot_be(sweep: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        made(sweep=sweep)
+
+
+@pytest.mark.parametrize(
+    ("vary", "draws"),
+    [
+        (["init"], [(1, 5, None), (1, 7, None)]),
+        (["order"], [(1, None, 5), (1, None, 7)]),
+        (["init", "order"], [(1, 5, 5), (1, 5, 7), (1, 7, 5), (1, 7, 7)]),
+        ([], [(5, None, None), (7, None, None)]),
+    ],
+)
+def test_what_is_not_varied_stays_fixed(vary: list[str], draws: list[tuple[int, ...]]) -> None:
+    plan = made(methods=["full"], seeds=[5, 7], vary=vary)
+    assert [(run.seed, run.init_seed, run.order_seed) for run in plan.grid()] == draws
+
+
+def test_rules_choose_runs() -> None:
+    plan = made(
+        tasks=["rte", "cola"],
+        methods=["full", "component-clip"],
+        sweep={"component-clip.max_norm": [0.01, 1], "training.learning_rate": [1e-5, 1e-3]},
+        exclude=[{"method": "component-clip:*", "training.learning_rate": "1e-3"}, {"task": "cola", "seed": [2, 3]}],
+        include=[{"task": "cola"}, {"task": "rte", "seed": 1, "model": "tiny"}],
+    )
+    assert [(run.task.name, run.seed, run.training.learning_rate, run.method) for run in plan.grid()] == [
+        (task, 1, rate, method)
+        for task in ("rte", "cola")
+        for rate, methods in ((1e-5, plan.expanded_methods()), (1e-3, ["full"]))
+        for method in methods
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"exclude": [{"metod": "full"}]}, "unknown field of a run in exclude 'metod': did you mean 'method'"),
+        ({"exclude": [{"method": "fulll"}]}, "exclude: no run fits {method: fulll}; of method there is full, gradual"),
+        ({"include": [{"task": "rte", "seed": 9}]}, "include: no run fits {task: rte, seed: 9}; of seed there is 1, 2"),
+        ({"exclude": [{"task": "rte"}]}, "include and exclude leave no run"),
+    ],
+    ids=str,
+)
+def test_rules_that_cannot_be(rules: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        made(**rules)
+
+
+def test_report_to_is_no_part_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "transformers.integrations.integration_utils.get_available_reporting_integrations", lambda: ["tensorboard"]
+    )
+    plan = made(overrides={"report_to": "tensorboard", "adam_beta2": 0.9})
+    assert plan.measures.report_to == ("tensorboard",)
+    assert plan.overrides == {"adam_beta2": 0.9}
+    with pytest.raises(PlanError, match="unknown place to report to 'tensorbord': did you mean 'tensorboard'"):
+        made(measures={"report_to": ["tensorbord"]})
+    with pytest.raises(PlanError, match="'wandb' is not installed here; pip install wandb"):
+        made(measures={"report_to": "wandb"})
+
+
+# --- changes from the command line
+
+
+def test_changes_replace_and_add(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("tasks: [{name: mine, train: a.csv, validation: b.csv}]\nseeds: 3\n", encoding="utf-8")
+    changes = ["seeds=[4, 5]", "training.epochs=1", "tasks.0.label=y", "sweep.training.warmup=[0, 0.1]"]
+    plan = load_plan(path, [*changes, "overrides.adam_beta2=0.9"])
+    assert (plan.seeds, plan.training.epochs, plan.tasks[0].label) == ((4, 5), 1.0, "y")
+    assert plan.sweep == {"training.warmup": (0, 0.1)}
+    assert plan.overrides == {"adam_beta2": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("traning.epochs=1", "study.yaml' with --set traning.epochs=1: unknown key 'traning': did you mean 'training'"),
+        ("training.epoch=1", "unknown key 'epoch': did you mean 'epochs'"),
+        ("seeds", "--set 'seeds' is no change; write --set key=value"),
+        ("seeds=[1", "value cannot be read as YAML"),
+        ("tasks.3.label=y", "'3' is no entry of a list of 1"),
+        ("seeds.x=1", "'x' stands below a single value"),
+        ("seeds.x.y=1", "'x' stands below a single value"),
+    ],
+)
+def test_changes_that_cannot_be(tmp_path: Path, change: str, said: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("tasks: [rte]\nseeds: 3\n", encoding="utf-8")
+    with pytest.raises(PlanError, match=re.escape(said)):
+        load_plan(path, [change])
+
+
 # --- bad plans
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(PlanError) as caught:
+        Plan.checked({"task": ["rte"], "seeds": 0, "training": {"epochs": -1, "lr": 1}}, where="the plan")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "the plan has 4 faults:"
+    assert [re.split("[,:;]", line)[0] for line in lines[1:]] == [
+        "- unknown key 'lr'",
+        "- unknown key 'task'",
+        "- seeds",
+        "- training.epochs",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +345,7 @@ def test_a_bad_plan_is_refused_in_plain_words(changes: dict[str, Any], said: str
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"- rte\n- mrpc\n", "must be a mapping with the keys tasks, models, methods, seeds, training"),
+        (b"- rte\n- mrpc\n", "must be a mapping with the keys tasks, models, methods, seeds, "),
         (b"", "must be a mapping"),
         (b"tasks: [rte\n", "cannot be read: while parsing"),
         (b"\xff\xfe", "cannot be read: .*utf-8"),

@@ -22,10 +22,9 @@ from transformers import (
 from evenkeel.errors import PlanError
 from evenkeel.measure import layer_weights
 from evenkeel.study import Measures, Plan, RunResult, Study, StudyFolder, execute, prepare
-from evenkeel.study import _study as studies
+from evenkeel.study import _check as checks
 from evenkeel.study._replacement import PretrainedLayers
-from evenkeel.study.engines import Job
-from evenkeel.study.engines import local as engine
+from evenkeel.study.engines import Job, work
 
 ASKED = {"layer_replacement": True}
 COLUMNS = {"k": pa.int32(), "part": pa.string(), "score": pa.float64(), "loss": pa.float64(), "failed": pa.bool_()}
@@ -137,7 +136,7 @@ def test_what_was_finished_before_stays_as_it_is(make_plan: MakePlan, tmp_path: 
 
 def test_a_worker_measures_what_its_job_says(make_plan: MakePlan) -> None:
     for measures in ({}, ASKED):
-        found = engine._work(first(make_plan(measures=measures)))
+        found = work(first(make_plan(measures=measures)))
         assert isinstance(found, RunResult)
         assert ("replacement" in found.tables) is bool(measures)
 
@@ -145,7 +144,7 @@ def test_a_worker_measures_what_its_job_says(make_plan: MakePlan) -> None:
 def test_a_model_without_layers_is_refused_before_anything_starts(
     make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(studies, "blocks", lambda _: ())
+    monkeypatch.setattr(checks, "blocks", lambda _: ())
     assert first(make_plan()).measures == Measures()
     with pytest.raises(
         PlanError, match=r"measures\.layer_replacement was asked for, and no layers were found in .*small"

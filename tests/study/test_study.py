@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from tests.study._small import InlineEngine, MakePlan, rows, same_results, save_data, save_model, write_csv
+from tests.study._small import InlineEngine, MakePlan, rows, same_results, save_data, save_model, standing, write_csv
 
 from evenkeel.errors import MethodError, ModelError, StoreError
 from evenkeel.study import Plan, RunRecord, RunResult, Store, Study, StudyFolder, open_study
@@ -37,7 +37,7 @@ def copied(finished: Finished, folder: StudyFolder) -> StudyFolder:
 
 
 def attempts(runs: Sequence[RunRecord]) -> list[tuple[str, int, str, int]]:
-    return [(run.spec.method, run.spec.seed, run.status, run.attempts) for run in runs]
+    return [(run.spec.method, run.spec.seed, standing(run), run.attempts) for run in runs]
 
 
 # --- a study that goes well
@@ -83,7 +83,7 @@ def test_only_what_was_added_is_run(
     assert [(job.spec.method, job.spec.seed) for job in engine.ran] == new
     assert {run.attempts for run in runs} == {1}
     assert [(run.spec.method, run.spec.seed) for run in runs] == [
-        (method, seed) for _, _, method, seed in make_plan(**larger).grid()
+        (run.method, run.seed) for run in make_plan(**larger).grid()
     ]
 
 
@@ -182,7 +182,7 @@ def test_an_interrupted_study_goes_on_without_repeating_anything(
     with pytest.raises(KeyboardInterrupt):
         study.run(engine, on_report=interrupt)
     assert engine.closed  # at once, not when somebody collects garbage
-    assert Counter(run.status for run in open_study(folder.path)[1]) == Counter(
+    assert Counter(standing(run) for run in open_study(folder.path)[1]) == Counter(
         done=seen["ended"], queued=4 - seen["ended"]
     )
 
@@ -190,7 +190,7 @@ def test_an_interrupted_study_goes_on_without_repeating_anything(
     repeated = seen["started"] - seen["ended"]  # what was cut off in the middle
     assert len(engine.ran) == 4 + repeated
     assert sum(run.attempts for run in runs) == 4 + repeated
-    assert {run.status for run in runs} == {"done"}
+    assert {standing(run) for run in runs} == {"done"}
     assert same_results(folder, finished[0], runs, finished[1])
 
 
@@ -278,7 +278,7 @@ def test_broken_runs_are_tried_again_by_the_next_start(fated: Run, fate: Fate) -
     fated(2, lambda seeds: [fate if seed == 2 else "ended" for seed in seeds])
     runs, engine = fated(2, lambda seeds: ["ended"] * len(seeds))
     assert engine.batches == [[2]]
-    assert {run.status for run in runs} == {"done"}
+    assert {standing(run) for run in runs} == {"done"}
     assert runs[1].error is None
 
 

@@ -28,6 +28,7 @@ def interruptible(consequence: str) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        errors_to(sys.stderr).print(f"interrupted: {consequence}", highlight=False)
+    except KeyboardInterrupt as interrupt:
+        said = "; ".join(filter(None, (str(interrupt), consequence)))  # a study says how far it came
+        errors_to(sys.stderr).print(f"interrupted: {said}", highlight=False, soft_wrap=True)
         raise

@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.live import Live
 
+from evenkeel.cli._board import Board
 from evenkeel.cli._console import console, interruptible
+from evenkeel.cli._standing import WITH_RESULT, Standing
+from evenkeel.cli._words import duration
+from evenkeel.errors import PlanError, unknown_name
 from evenkeel.report import findings, results_table, write_report
-from evenkeel.study import Plan, RunRecord, Store, Study, StudyFolder, open_study
-from evenkeel.study.engines import LocalEngine, Report
+from evenkeel.study import LOG_FOLDER, Plan, RunRecord, Status, Store, Study, StudyFolder, open_study
+from evenkeel.study.engines import Engine, LocalEngine, RayEngine, Report
 
 __all__ = ["drive"]
 
 
-def drive(plan: Plan, out: Path, *, workers: int | None = None) -> None:
+def drive(
+    plan: Plan, out: Path, *, workers: int | None = None, engine: str = "local", address: str | None = None
+) -> None:
     """Run what is not done yet, print the table, and write the report.
 
     Args:
         plan: the plan.
         out: the study's folder.
         workers: runs at a time; None takes one a core.
+        engine: where runs are executed: ``local`` or ``ray``.
+        address: of a Ray cluster that runs; None starts one on this machine.
 
     Raises:
         EvenkeelError: if the plan cannot be, or the folder is not this study's.
         typer.Exit: with code 1, if a run has no result in the end.
     """
     study = Study(plan, StudyFolder(out))
-    engine = LocalEngine(workers=workers)
+    place = _engine(plan, engine, address=address, workers=workers)
     with console.status("checking the plan, loading data and model"):
-        total = len(study.jobs())
+        study.jobs()
+    if "tensorboard" in plan.measures.report_to:
+        os.environ.setdefault(LOG_FOLDER, str(out / "tensorboard"))  # which the workers inherit
     with interruptible("what was finished is kept; the same command goes on"):
-        runs = _with_progress(study, engine, total)
+        runs = _watched(study, place)
     broken = [run for run in runs if run.status in ("error", "lost")]
     for run in broken[:3]:
         reason = (run.error or "its process died again and again").strip().splitlines()[-1]
-        console.print(f"{run.spec.method}, seed {run.spec.seed}: {run.status}: {reason}", style="red", markup=False)
+        name = f"{run.spec.method}, {_draw(run.spec.draw)}"
+        console.print(f"{name}: {run.status}: {reason}", style="red", markup=False, soft_wrap=True)
     if broken:
         console.print(f"{len(broken)} runs have no result; the same command tries them again", style="red")
     show_results(out)
     if broken:
         raise typer.Exit(1)
+
+
+def _engine(plan: Plan, name: str, *, address: str | None, workers: int | None) -> Engine:
+    if name == "ray":
+        return RayEngine(address=address, workers=workers, resources=plan.resources)
+    if name != "local":
+        raise PlanError(unknown_name("engine", name, ["local", "ray"]))
+    if address is not None:
+        raise PlanError(f"--address {address} names a Ray cluster, and the engine is local; add --engine ray")
+    return LocalEngine(workers=workers, resources=plan.resources)
 
 
 def show_results(out: Path) -> None:
@@ -60,52 +83,105 @@ def show_results(out: Path) -> None:
     console.print("report:", str(page), soft_wrap=True, markup=False, highlight=False)
 
 
-def _with_progress(study: Study, engine: LocalEngine, total: int) -> list[RunRecord]:
-    counts: Counter[str] = Counter()
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("runs", total=total, note="")
-
-        def show(report: Report) -> None:
-            counts[report.event] += 1
-            if report.event == "ended" and report.result:
-                counts["failed"] += bool(report.result.outcome["failed"])
-                _line(report)
-            running = counts["started"] - counts["ended"] - counts["raised"] - counts["lost"]
-            progress.update(
-                bar,
-                completed=already + counts["ended"] + counts["raised"],
-                note=f"{running} running, {counts['failed']} failed",
-            )
-
-        already = _done(study)
-        progress.update(bar, completed=already)
-        return study.run(engine, on_report=show)
+def _watched(study: Study, engine: Engine) -> list[RunRecord]:
+    watcher = Watcher(study, engine)
+    # On a terminal a table that is drawn again and again, and is gone when the results take its place.
+    board = Live(watcher.board, console=console, refresh_per_second=4, transient=True)
+    with board if console.is_terminal else nullcontext():
+        return study.run(engine, on_report=watcher.report, on_notice=watcher.notice)
 
 
-def _done(study: Study) -> int:
-    """Count the runs of the plan that an earlier start finished."""
-    if not study.folder.store.is_file():
-        return 0
-    with closing(Store(study.folder.store)) as store:  # not open_study: a driver may have died before it saved its plan
-        finished = {run.id for run in store.runs() if run.finished}
-    return sum(job.spec.id in finished for job in study.jobs())
+class Watcher:
+    """Listens to a study that runs: keeps the board, and where there is no terminal prints a line for each run.
+
+    Attributes:
+        board: what a terminal shows.
+    """
+
+    def __init__(self, study: Study, engine: Engine) -> None:
+        """Begin with what an earlier start has done.
+
+        Args:
+            study: what runs.
+            engine: where.
+        """
+        self._engine, self._retries = engine, study.plan.retries
+        self._standing = Standing(_records(study))
+        self._raised: Counter[str] = Counter()
+        self.board = Board(self._standing, left=self.left, note=_note(study.folder.path))
+
+    def left(self) -> float | None:
+        """Return how many seconds the rest takes, where that is known."""
+        return self._standing.left(self._engine.packing, now=time.monotonic())
+
+    def report(self, report: Report) -> None:
+        """Take note of an event.
+
+        Args:
+            report: the event.
+        """
+        outcome = report.result.outcome if report.result else {}
+        self._standing.count(report.job.spec, self._status(report), outcome, now=time.monotonic())
+        if not console.is_terminal and report.event != "started":
+            self._line(report)
+
+    def notice(self, sentence: str) -> None:
+        """Show what the driver decided.
+
+        Args:
+            sentence: what it says.
+        """
+        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def _status(self, report: Report) -> Status:
+        if report.event == "started":
+            return "running"
+        if report.result is not None:
+            return "diverged" if report.result.diverged else "failed" if report.result.outcome["failed"] else "done"
+        if report.event == "raised" and not report.out_of_memory:
+            self._raised[report.job.spec.id] += 1
+            return "error" if self._raised[report.job.spec.id] > self._retries else "queued"
+        return "queued"  # lost, stopped, or out of memory: the driver tries it again, or says why not in the end
+
+    def _line(self, report: Report) -> None:
+        spec = report.job.spec
+        recipe = self._standing.recipe(spec)
+        name = "  ".join([spec.task, spec.method, *([recipe] if recipe else []), _draw(spec.draw)])
+        done, total = self._standing.counted(*WITH_RESULT), self._standing.counted()
+        left = self.left()
+        place = f"  [{done} of {total}" + (f", {duration(left)} left]" if left and done < total else "]")
+        console.print(f"{name}: {_said(report)}{place}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _line(report: Report) -> None:
-    """Print one finished run where there is no progress bar to watch."""
-    if console.is_terminal or report.result is None:
-        return
-    outcome, spec = report.result.outcome, report.job.spec
+def _said(report: Report) -> str:
+    """Say what came of a run."""
+    if report.result is None:
+        reason = (report.traceback or "").strip().splitlines()
+        return f"{report.event}: {reason[-1]}" if reason else report.event
+    outcome = report.result.outcome
     score = outcome["scores"]["validation"]
-    said = (
-        "diverged" if score is None else f"{outcome['metric']} {score:.3f}" + (" (failed)" if outcome["failed"] else "")
-    )
-    console.print(
-        f"{spec.task}  {spec.method}  seed {spec.seed}: {said}, {outcome['wall_seconds']:.0f} s",
-        markup=False,
-        highlight=False,
-    )
+    failed = " (failed)" if outcome["failed"] else ""
+    said = "diverged" if score is None else f"{outcome['metric']} {score:.3f}{failed}"
+    return f"{said}, {outcome['wall_seconds']:.0f} s"
+
+
+def _draw(draw: int | str) -> str:
+    return f"seed {draw}" if isinstance(draw, int) else draw
+
+
+def _note(folder: Path) -> str:
+    return f"Ctrl-C stops and keeps what is done; from elsewhere: evenkeel status {folder}"
+
+
+def _records(study: Study) -> list[RunRecord]:
+    """Return the plan's runs in its order: as recorded where an earlier start finished them, else as queued."""
+    finished = dict[str, RunRecord]()
+    if study.folder.store.is_file():
+        # Not open_study: a driver may have died before it saved its plan.
+        with closing(Store.reading(study.folder.store)) as store:
+            finished = {run.id: run for run in store.runs() if run.finished}
+    queued = {
+        job.spec.id: RunRecord(id=job.spec.id, spec=job.spec, status="queued", attempts=0, outcome={}, error=None)
+        for job in study.jobs()
+    }
+    return [finished.get(run, record) for run, record in queued.items()]

@@ -25,16 +25,26 @@ Train = Annotated[
     Path | None, typer.Option(help="Your own training file: CSV, TSV, JSONL or Parquet.", rich_help_panel=_DATA)
 ]
 Validation = Annotated[Path | None, typer.Option(help="Your own validation file.", rich_help_panel=_DATA)]
+Test = Annotated[Path | None, typer.Option(help="Your own file of held-out examples.", rich_help_panel=_DATA)]
 TextColumns = Annotated[
     str | None,
-    typer.Option("--text", help="Text column of your files, or two, separated by a comma.", rich_help_panel=_DATA),
+    typer.Option("--text", help="Text column of your data, or two, separated by a comma.", rich_help_panel=_DATA),
 ]
-LabelColumn = Annotated[str | None, typer.Option("--label", help="Label column of your files.", rich_help_panel=_DATA)]
+LabelColumn = Annotated[str | None, typer.Option("--label", help="Label column of your data.", rich_help_panel=_DATA)]
 MetricName = Annotated[
-    str | None, typer.Option("--metric", help="accuracy, f1, macro_f1 or matthews.", rich_help_panel=_DATA)
+    str | None,
+    typer.Option(
+        "--metric",
+        help="accuracy, f1, macro_f1 or matthews; for numbers pearson or spearman; for written answers exact_match or "
+        "inverse_perplexity.",
+        rich_help_panel=_DATA,
+    ),
 ]
 MaxTrainSamples = Annotated[
     int | None, typer.Option(help="Train on so many examples, drawn with a fixed seed.", rich_help_panel=_DATA)
+]
+TestSplit = Annotated[
+    str | None, typer.Option(help="half: hold out half of the validation part as test part.", rich_help_panel=_DATA)
 ]
 ModelName = Annotated[str, typer.Option("--model", help="A folder, a hub id, or tiny, which is built in.")]
 
@@ -91,10 +101,12 @@ def _shared(
     data: Data = None,
     train: Train = None,
     validation: Validation = None,
+    test: Test = None,
     text: TextColumns = None,
     label: LabelColumn = None,
     metric: MetricName = None,
     max_train_samples: MaxTrainSamples = None,
+    test_split: TestSplit = None,
     learning_rate: LearningRate = 2e-5,
     epochs: Epochs = 3.0,
     batch_size: BatchSize = 16,
@@ -109,10 +121,12 @@ def _shared(
         "data": data,
         "train": train,
         "validation": validation,
+        "test": test,
         "text": [name.strip() for name in text.split(",")] if text else None,
         "label": label,
         "metric": metric,
         "max_train_samples": max_train_samples,
+        "test_split": test_split,
     }
     return Shared(
         task={key: value for key, value in files.items() if value is not None},

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from evenkeel.cli._standing import Standing
+
 __all__ = ["status"]
 
+_SECONDS_BETWEEN_LOOKS = 2.0
 
-def status(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) -> None:
-    """Show how far a study is; it may be running."""
-    from collections import Counter
 
-    from rich.table import Table
+def status(
+    folder: Annotated[Path, typer.Argument(help="The study's folder.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until all runs are done.")] = False,
+) -> None:
+    """Show how far a study is; it may be running, and is not disturbed."""
+    from evenkeel.cli._board import Board, counts, methods_table
+    from evenkeel.cli._console import console, interruptible
 
-    from evenkeel.cli._console import console
-    from evenkeel.study import Status, open_study
+    standing = _look(folder)
+    if watch and console.is_terminal:
+        from rich.live import Live
 
-    _, runs, _ = open_study(folder)
-    table = Table(title=f"{sum(run.finished for run in runs)} of {len(runs)} runs have a result")
-    every: tuple[Status, ...] = ("done", "diverged", "running", "queued", "error", "lost")
-    states = [state for state in every if any(run.status == state for run in runs)]
-    for name in ("task", "model", "method"):
-        table.add_column(name, overflow="fold")
-    for state in states:
-        table.add_column(state, justify="right")
-    cells = Counter((run.spec.task, run.spec.model, run.spec.method, run.status) for run in runs)
-    for task, model, method in dict.fromkeys(key[:3] for key in cells):
-        table.add_row(task, model, method, *(str(cells[task, model, method, state] or "") for state in states))
-    console.print(table)
+        board = Board(standing, left=lambda: _left(board.standing), note="Ctrl-C ends the watching, not the study")
+        with interruptible("the study goes on"), Live(board, console=console, transient=True):
+            for look in _looks(folder, standing):
+                board.standing = standing = look
+    elif watch:
+        for look in _looks(folder, standing):
+            standing = look
+            console.print(counts(standing, _left(standing)), highlight=False, soft_wrap=True)
+    console.print(counts(standing, _left(standing)), highlight=False, soft_wrap=True)
+    console.print(methods_table(standing))
+
+
+def _look(folder: Path) -> Standing:
+    from evenkeel.cli._standing import Standing
+    from evenkeel.study import open_study
+
+    return Standing(open_study(folder)[1])
+
+
+def _looks(folder: Path, standing: Standing) -> Iterator[Standing]:
+    """Yield how the study stands, until nothing is left to do; looking takes a tenth of the time at most."""
+    while standing.counted("queued", "running"):
+        yield standing
+        began = time.monotonic()
+        standing = _look(folder)
+        time.sleep(max(_SECONDS_BETWEEN_LOOKS, 9 * (time.monotonic() - began)))
+    yield standing
+
+
+def _left(standing: Standing) -> float | None:
+    """Estimate how long the rest takes, with as many at a time as run now; None where nothing runs."""
+    running = standing.counted("running")
+    return standing.left(running, now=0.0) if running else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from evenkeel.errors import PlanError
 
 __all__ = ["study"]
 
+_BESIDE_A_PLAN = ("plan", "out", "workers", "engine", "address", "changes", "dry_run")
+
 
 @with_shared_options
 def study(
@@ -20,7 +23,7 @@ def study(
     out: Annotated[Path, typer.Option(help="Folder of the study: its records and its report.")],
     shared: Shared,
     plan: Annotated[
-        Path | None, typer.Argument(help="A plan in YAML, instead of all options but --out and --workers.")
+        Path | None, typer.Argument(help="A plan in YAML (docs/studies.md); change it by --set, not by other options.")
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="rte, mrpc, cola, grammar/acceptability, ...; several by commas.")
@@ -37,18 +40,39 @@ def study(
         typer.Option("--layer-replacement", help="Also see which layers went wrong: docs/layer-replacement.md."),
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Runs at a time; one a core unless told.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where runs are executed: local, this machine; ray, a cluster (docs/scaling.md).")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster that runs, host:port or auto; without it one is started here.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change the plan: --set seeds=30 --set training.epochs=5; as often as needed.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and what it would take; write nothing.")
+    ] = False,
 ) -> None:
     """Fine-tune by several methods over several seeds, and report which is steady.
 
     Interrupt it whenever you like: the same command goes on where it stopped.
     """
-    if plan is not None and (given := _given(context, besides=("plan", "out", "workers"))):
-        raise PlanError(f"both a plan and {', '.join(given)} were given; put what they say into '{plan}'")
+    if plan is not None and (given := _given(context, besides=_BESIDE_A_PLAN)):
+        raise PlanError(
+            f"both a plan and {', '.join(given)} were given; put what they say into '{plan}', or change it by --set"
+        )
     from evenkeel.cli._drive import drive
-    from evenkeel.study import Plan, load_plan
+    from evenkeel.cli._dry_run import dry_run as dry_drive
+    from evenkeel.study import Plan, amended, load_plan
 
+    begin = dry_drive if dry_run else partial(drive, engine=engine, address=address)
     if plan is not None:
-        drive(load_plan(plan), out, workers=workers)
+        begin(load_plan(plan, changes or ()), out, workers=workers)
         return
     content = {
         "tasks": shared.named(task),
@@ -58,7 +82,7 @@ def study(
         "training": shared.training,
         "measures": {"layer_replacement": layer_replacement},
     }
-    drive(Plan.checked(content, where="the command line"), out, workers=workers)
+    begin(Plan.checked(amended(content, changes or ()), where="the command line"), out, workers=workers)
 
 
 def _given(context: typer.Context, *, besides: Sequence[str]) -> list[str]:

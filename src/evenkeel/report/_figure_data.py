@@ -26,17 +26,17 @@ class Strip:
 
     Attributes:
         method: the method.
-        seeds: seeds of the runs with a score.
+        seeds: seeds of the runs with a score; words, where several are varied apart.
         scores: their validation scores.
         failed: whether they are no better than chance.
         diverged: seeds of the diverged runs, which have no score.
     """
 
     method: str
-    seeds: tuple[int, ...]
+    seeds: tuple[int | str, ...]
     scores: tuple[float, ...]
     failed: tuple[bool, ...]
-    diverged: tuple[int, ...]
+    diverged: tuple[int | str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class LossCurves:
 
     method: str
     steps: tuple[int, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | str, ...]
     failed: tuple[bool, ...]
     losses: Floats
     unlogged: int
@@ -98,10 +98,10 @@ def strip(cell: Cell) -> Strip:
     """Collect the scores of a cell."""
     return Strip(
         method=cell.method,
-        seeds=tuple(run.spec.seed for run in cell.scored),
+        seeds=tuple(run.spec.draw for run in cell.scored),
         scores=tuple(cell.scores),
         failed=tuple(bool(run.outcome["failed"]) for run in cell.scored),
-        diverged=tuple(run.spec.seed for run in cell.finished if run.status == "diverged"),
+        diverged=tuple(run.spec.draw for run in cell.finished if run.status == "diverged"),
     )
 
 
@@ -124,7 +124,7 @@ def loss_curves(cell: Cell, folder: StudyFolder) -> LossCurves:
     return LossCurves(
         method=cell.method,
         steps=tuple(steps),
-        seeds=tuple(run.spec.seed for run, _ in logs),
+        seeds=tuple(run.spec.draw for run, _ in logs),
         failed=tuple(bool(run.outcome["failed"]) for run, _ in logs),
         losses=losses,
         unlogged=len(cell.finished) - len(logs),

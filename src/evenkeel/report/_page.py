@@ -56,7 +56,9 @@ def _nothing(path: Path, runs: Sequence[RunRecord]) -> str:
 def _write(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.unlink(missing_ok=True)
+        with beside.open("x", encoding="utf-8") as file:  # through no link that somebody laid there
+            file.write(text)
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
@@ -98,17 +100,29 @@ def _what(plan: Plan, runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
         task.name + (f" (at most {task.max_train_samples} training examples)" if task.max_train_samples else "")
         for task in plan.tasks
     ]
-    recipe = [f"{name.replace('_', ' ')} {_option(value)}" for name, value in plan.training.model_dump().items()]
+    recipes = [{**training.model_dump(), **overrides} for training, overrides in plan.recipes()]
+    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
+    recipe = [f"{name.replace('_', ' ')} {_options([one.get(name) for one in recipes])}" for name in fields]
     versions = [", ".join(f"{package} {which}" for package, which in one["versions"].items()) for one in made]
     return [
         ("tasks", ", ".join(tasks)),
         ("models", ", ".join(dict.fromkeys(run.spec.model for run in runs))),
-        ("methods", ", ".join(plan.methods)),
-        ("seeds", f"{ranges(plan.seeds)} ({len(plan.seeds)} of each)"),
+        ("methods", ", ".join(plan.expanded_methods())),
+        ("seeds", f"{ranges(plan.seeds)} ({_each(plan)})"),
         ("recipe", ", ".join(recipe)),
         ("made with", _counted(versions)),
         ("on", _counted([f"{one['device']}, {one['threads']} CPU threads, Python {one['python']}" for one in made])),
     ]
+
+
+def _each(plan: Plan) -> str:
+    if not plan.vary:
+        return f"{len(plan.seeds)} of each"
+    return f"of {' and '.join(plan.vary)} {'in all pairs' if len(plan.vary) > 1 else 'alone'}; everything else is fixed"
+
+
+def _options(values: Sequence[object]) -> str:
+    return " or ".join(dict.fromkeys("unset" if value is None else _option(value) for value in values))
 
 
 def _option(value: object) -> str:
@@ -138,7 +152,7 @@ def _tables(plan: Plan, runs: Sequence[RunRecord]) -> dict[str, list[tuple[str, 
 
 def _run(cell: Cell, run: RunRecord) -> tuple[str, ...]:
     """Write one run for the table at the end of the page."""
-    place = (cell.task, cell.model, cell.method, str(run.spec.seed), run.status)
+    place = (cell.task, cell.model, cell.method, str(run.spec.draw), run.status)
     if not run.finished:
         return (*place, "-", "-", "-", "-", last_line(run))
     outcome = run.outcome

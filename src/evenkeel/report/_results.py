@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evenkeel.stats import describe
-from evenkeel.study import Plan, RunRecord
+from evenkeel.study import Plan, RunRecord, recipe_names
 
 __all__ = ["Cell", "Row", "cells", "groups", "results"]
 
@@ -23,7 +23,8 @@ class Row:
 
     Attributes:
         task: the task's name; with the data's fingerprint where the store holds runs on other data of that name.
-        model: the model's name; with its fingerprint where two models share it.
+        model: the model's name; with its fingerprint where two models share it, and with what differs in the recipe
+            where there are several.
         method: the method as the plan spells it.
         total: the planned runs.
         finished: those with a result, diverged ones among them.
@@ -84,7 +85,7 @@ class Cell:
     @property
     def scored(self) -> list[RunRecord]:
         """The runs with a score."""
-        return [run for run in self.runs if run.status == "done"]
+        return [run for run in self.runs if run.status in ("done", "failed")]
 
     @property
     def scores(self) -> list[float]:
@@ -116,29 +117,42 @@ def cells(plan: Plan, runs: Iterable[RunRecord]) -> list[Cell]:
 
     Returns:
         One cell for each task, model and method. Runs on other data, or with another model of the same name, are
-        never pooled: they are cells of their own, with a fingerprint in the name.
+        never pooled: they are cells of their own, with a fingerprint in the name. Nor are runs by another recipe, whose
+        name stands beside the model's, so that methods are compared within a recipe.
     """
-    found: defaultdict[tuple[tuple[str, str], tuple[str, str], str], list[RunRecord]] = defaultdict(list)
+    runs = list(runs)
+    recipes = recipe_names(run.spec for run in runs)
+    found: defaultdict[_Key, list[RunRecord]] = defaultdict(list)
     for run in runs:
         spec = run.spec
-        found[(spec.task, spec.data_fingerprint), (spec.model, spec.model_fingerprint), spec.method].append(run)
+        data, model = (spec.task, spec.data_fingerprint), (spec.model, spec.model_fingerprint)
+        found[data, model, recipes[spec.id], spec.method].append(run)
     tasks, models = _labels(key[0] for key in found), _labels(key[1] for key in found)
-    order = {name: i for i, name in enumerate([*(task.name for task in plan.tasks), *plan.methods])}
+    order = {name: i for i, name in enumerate([*(task.name for task in plan.tasks), *plan.expanded_methods()])}
     places = {key: i for i, key in enumerate([*tasks, *models])}  # as they first appear, which is the plan's order
+    by_recipe = {name: i for i, name in enumerate(dict.fromkeys(key[2] for key in found))}
 
-    def rank(key: tuple[tuple[str, str], tuple[str, str], str]) -> tuple[int, ...]:
-        task, model, method = key
-        return order.get(task[0], len(order)), places[task], places[model], order.get(method, len(order))
+    def rank(key: _Key) -> tuple[int, ...]:
+        task, model, recipe, method = key
+        last = len(order)
+        return order.get(task[0], last), places[task], places[model], by_recipe[recipe], order.get(method, last)
 
     return [
         Cell(
             task=tasks[key[0]],
-            model=models[key[1]],
-            method=key[2],
-            runs=tuple(sorted(found[key], key=lambda run: run.spec.seed)),
+            model=", ".join(filter(None, (models[key[1]], key[2]))),
+            method=key[3],
+            runs=tuple(sorted(found[key], key=_draw)),
         )
         for key in sorted(found, key=rank)
     ]
+
+
+_Key = tuple[tuple[str, str], tuple[str, str], str, str]  # data, model, recipe, method
+
+
+def _draw(run: RunRecord) -> tuple[int, int, int]:
+    return run.spec.seed, run.spec.init_seed or 0, run.spec.order_seed or 0
 
 
 def _labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

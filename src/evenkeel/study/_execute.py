@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import platform
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 import transformers
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     TrainerCallback,
     TrainerControl,
@@ -27,18 +23,22 @@ from transformers import (
     set_seed,
 )
 
-from evenkeel.clipping import cpu
 from evenkeel.errors import DataError
 from evenkeel.integrations.transformers import MethodTrainer, Recorder
 from evenkeel.methods import parse_mix
-from evenkeel.models import load_classifier
-from evenkeel.stats import failed
+from evenkeel.models import load_model
+from evenkeel.study._checkpoints import Checkpointing, RunCheckpoints, keeping
+from evenkeel.study._evaluate import collator, evaluated
+from evenkeel.study._meter import Meter
+from evenkeel.study._order import DataOrder
 from evenkeel.study._plan import Measures, RunSpec, TaskPlan
 from evenkeel.study._prepare import Prepared, prepare
+from evenkeel.study._provenance import provenance
 from evenkeel.study._replacement import PretrainedLayers, replacement_table
-from evenkeel.tasks import majority_score, score
+from evenkeel.study._reporting import reporting, run_name
+from evenkeel.study._scores import predictions_table, scores
 
-__all__ = ["RunResult", "execute"]
+__all__ = ["RunResult", "execute", "training_arguments"]
 
 _LOG_POINTS = 60  # points of a loss curve
 _EVALUATION_BATCH = 64
@@ -88,6 +88,8 @@ def execute(
     measures: Measures = _NOTHING_MORE,
     save_to: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    checkpointing: Checkpointing | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Train and evaluate one run.
 
@@ -98,12 +100,15 @@ def execute(
         measures: what to measure beside what every run records.
         save_to: a folder to save the fine-tuned model and its tokenizer in, unless it diverged; None keeps nothing.
         callbacks: more callbacks for the Trainer.
+        checkpointing: where and how often to keep a checkpoint, and to look for one to go on from; None keeps none.
+        stopping: asked now and then where checkpoints are kept; once it says yes, the run leaves one and stops.
 
     Returns:
         The result; a run that diverged is a result too.
 
     Raises:
         DataError: if data or model are not those that the specification was made from.
+        RunStopped: if it stopped because ``stopping`` said so.
     """
     prepared = prepare(task, model, spec.training.max_length)
     if (prepared.data.fingerprint, prepared.model.fingerprint) != (spec.data_fingerprint, spec.model_fingerprint):
@@ -112,63 +117,133 @@ def execute(
             f"and start "
             "the same command again, or begin a new study"
         )
-    started, started_cpu = time.perf_counter(), time.process_time()
-    with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
+    meter = Meter()
+    with _scratch(spec, checkpointing, stopping, meter) as (scratch, kept):
         classifier = _classifier(spec, prepared)
         layers = PretrainedLayers(classifier) if measures.layer_replacement else None
         listening = [*callbacks, layers] if layers else callbacks
-        trainer, recorder, watch = _trainer(spec, prepared, classifier, scratch, listening)
-        trainer.train()
-        evaluated = _evaluated(trainer, prepared)
-        diverged = watch.diverged or not all(np.isfinite(logits).all() for _, logits in evaluated.values())
+        with reporting(spec, measures.report_to):
+            trainer, recorder, watch = _trainer(spec, prepared, classifier, scratch, listening, measures)
+            made_with = _made_with(spec, trainer)
+            _train(trainer, kept, made_with, recorder=recorder, layers=layers)
+        said = evaluated(trainer, prepared)
+        diverged = watch.diverged or not all(found.finite for found in said.values())
         if save_to is not None and not diverged:
             trainer.save_model(str(save_to))
             (save_to / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust
+    spent = kept.spent() if kept else meter.spent()
     outcome = {
-        **_scores(prepared.data.task.metric, evaluated, diverged=diverged),
+        **scores(prepared.data, said, diverged=diverged),
         "steps": trainer.state.global_step,
-        "wall_seconds": round(time.perf_counter() - started, 3),
-        "cpu_seconds": round(time.process_time() - started_cpu, 3),
-        "provenance": provenance(trainer.args.device),
+        "wall_seconds": round(spent.wall_seconds, 3),
+        "cpu_seconds": round(spent.cpu_seconds, 3),
+        "peak_memory": dict(spent.peak_memory),
+        "provenance": made_with,
     }
-    tables = {"log": _log(trainer.state), "norms": recorder.norms.table(), "predictions": _predictions(evaluated)}
+    tables = {
+        "log": _log(trainer.state),
+        "norms": kept.norms() if kept else recorder.norms.table(),
+        "predictions": predictions_table(prepared.data, said),
+    }
     if layers is not None:  # after the clock was read: it is no part of what the method costs
         tables["replacement"] = replacement_table(
-            classifier, layers.weights, partial(_evaluated, trainer, prepared), metric=prepared.data.task.metric
+            classifier, layers.weights, partial(evaluated, trainer, prepared), data=prepared.data
         )
     return RunResult(diverged=diverged, outcome=outcome, tables=tables)
 
 
+@contextmanager
+def _scratch(
+    spec: RunSpec, checkpointing: Checkpointing | None, stopping: Callable[[], bool], meter: Meter
+) -> Iterator[tuple[str, RunCheckpoints | None]]:
+    """Make a folder for what the Trainer writes: one that goes, or one that checkpoints are kept from."""
+    if checkpointing is None:
+        with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
+            yield scratch, None
+        return
+    with keeping(checkpointing, run=spec.id, stopping=stopping, meter=meter) as kept:
+        yield str(kept.output_dir), kept
+
+
+def _train(
+    trainer: MethodTrainer,
+    kept: RunCheckpoints | None,
+    made_with: Mapping[str, Any],
+    *,
+    recorder: Recorder,
+    layers: PretrainedLayers | None,
+) -> None:
+    """Train, from the last checkpoint on where there is one."""
+    if kept is None:
+        trainer.train()
+        return
+    trainer.add_callback(kept)  # the last one: others write into a checkpoint first
+    trainer.train(resume_from_checkpoint=kept.find(made_with, recorder=recorder, layers=layers))
+    kept.finish()
+
+
+def _made_with(spec: RunSpec, trainer: MethodTrainer) -> dict[str, Any]:
+    """Say what a run is made with and from, in one place; the specification says the rest."""
+    return {
+        **provenance(trainer.args.device),
+        "precision": spec.training.precision,
+        "data": spec.data_fingerprint,
+        "model": spec.model_fingerprint,
+    }
+
+
 def _classifier(spec: RunSpec, prepared: Prepared) -> PreTrainedModel:
     set_seed(spec.seed)
-    return load_classifier(prepared.model, prepared.data.classes, seed=spec.seed)
+    init_seed = spec.seed if spec.init_seed is None else spec.init_seed
+    return load_model(prepared.model, prepared.data.classes, seed=init_seed)
 
 
 def _trainer(
-    spec: RunSpec, prepared: Prepared, model: PreTrainedModel, scratch: str, callbacks: Sequence[TrainerCallback]
+    spec: RunSpec,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    scratch: str,
+    callbacks: Sequence[TrainerCallback],
+    measures: Measures,
 ) -> tuple[MethodTrainer, Recorder, _StopWhenDiverged]:
     recorder, watch = Recorder(every=spec.training.record_every), _StopWhenDiverged()
+    ordered = [] if spec.order_seed is None else [DataOrder(spec.order_seed)]
     trainer = MethodTrainer(
         model,
-        _arguments(spec, scratch, examples=len(prepared.parts["train"])),
+        training_arguments(spec, scratch, examples=len(prepared.parts["train"]), measures=measures),
         methods=parse_mix(spec.method).methods,
         train_dataset=prepared.parts["train"],
         processing_class=prepared.tokenizer,
-        data_collator=DataCollatorWithPadding(prepared.tokenizer),
-        callbacks=[recorder, watch, *callbacks],
+        data_collator=collator(prepared),
+        callbacks=[recorder, watch, *ordered, *callbacks],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer, recorder, watch
 
 
-def _arguments(spec: RunSpec, scratch: str, *, examples: int) -> TrainingArguments:
-    recipe = spec.training
-    steps = math.ceil(examples / recipe.batch_size) * recipe.epochs
-    return TrainingArguments(
+def training_arguments(
+    spec: RunSpec, scratch: str, *, examples: int, measures: Measures = _NOTHING_MORE
+) -> TrainingArguments:
+    """Return the Trainer's arguments for a run.
+
+    Args:
+        spec: the run.
+        scratch: a folder for what the Trainer writes.
+        examples: how many there are to train on.
+        measures: where its log is to go.
+
+    Returns:
+        The arguments: those of the recipe, and over them what the plan overrides.
+    """
+    recipe, accumulated = spec.training, spec.overrides.get("gradient_accumulation_steps", 1)
+    most = spec.overrides.get("max_steps", -1)
+    steps = most if most > 0 else math.ceil(examples / recipe.batch_size) * recipe.epochs
+    arguments = partial(
+        TrainingArguments,
         output_dir=scratch,
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size // accumulated,
         per_device_eval_batch_size=_EVALUATION_BATCH,
         weight_decay=recipe.weight_decay,
         warmup_steps=recipe.warmup,
@@ -178,50 +253,18 @@ def _arguments(spec: RunSpec, scratch: str, *, examples: int) -> TrainingArgumen
         train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
         length_column_name="length",
         seed=spec.seed,
+        data_seed=spec.order_seed,
         logging_steps=max(1, int(steps / _LOG_POINTS)),
         logging_nan_inf_filter=False,  # a loss that is no number is what we look for
         save_strategy="no",
-        report_to=[],
+        report_to=list(measures.report_to),
+        run_name=run_name(spec),
+        project=measures.project or "evenkeel",
         disable_tqdm=True,
         use_cpu=not torch.accelerator.is_available(),
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
-
-
-def _evaluated(trainer: MethodTrainer, prepared: Prepared) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return labels and logits of every part that is not trained on."""
-    return {name: _predict(trainer, prepared, name) for name in prepared.parts if name != "train"}
-
-
-def _predict(trainer: MethodTrainer, prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels, shape ``[N]``, and logits, shape ``[N, classes]``, in the order of the data."""
-    data = prepared.parts[part]
-    order = np.argsort(data["length"][:], kind="stable")  # batches of like lengths pad less
-    # Grouping by length would also shuffle the batches of an evaluation, and lose track of which example is which.
-    trainer.args.train_sampling_strategy = "sequential"
-    found = trainer.predict(data.select(order))
-    logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
-    back = np.argsort(order, kind="stable")
-    return np.asarray(data["label"][:]), logits[back]
-
-
-def _scores(metric: str, evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]], *, diverged: bool) -> dict[str, Any]:
-    """Score every part; failure is judged on validation. A run that diverged has no score and has failed."""
-    labels = {part: found[0].tolist() for part, found in evaluated.items()}
-    predicted = {part: logits.argmax(axis=1).tolist() for part, (_, logits) in evaluated.items()}
-    majority = {part: majority_score(metric, labels[part]) for part in evaluated}
-    scores = {part: None if diverged else score(metric, labels[part], predicted[part]) for part in evaluated}
-    accuracy = {part: None if diverged else score("accuracy", labels[part], predicted[part]) for part in evaluated}
-    value = scores["validation"]
-    return {
-        "metric": metric,
-        "scores": scores,
-        "accuracy": accuracy,
-        "majority": majority,
-        "constant": not diverged and len(set(predicted["validation"])) == 1,
-        "failed": diverged or failed(labels["validation"], predicted["validation"]),
-        "failed_by_majority": value is None or value <= majority["validation"],
-    }
+    return arguments(**spec.overrides)
 
 
 def _log(state: TrainerState) -> pa.Table:
@@ -234,40 +277,3 @@ def _log(state: TrainerState) -> pa.Table:
             "learning_rate": pa.array([row["learning_rate"] for row in rows], pa.float64()),
         }
     )
-
-
-def _predictions(evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pa.Table:
-    parts = [
-        pa.table(
-            {
-                "part": pa.array([part] * len(labels)),
-                "example": pa.array(range(len(labels)), pa.int32()),
-                "label": pa.array(labels, pa.int32()),
-                "prediction": pa.array(logits.argmax(axis=1), pa.int32()),
-                "logits": pa.array(logits.tolist(), pa.list_(pa.float32())),
-            }
-        )
-        for part, (labels, logits) in evaluated.items()
-    ]
-    return pa.concat_tables(parts)
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Say what a run was made with: versions, device and threads; no path, name or token of the machine's owner.
-
-    Args:
-        device: what it ran on.
-
-    Returns:
-        Plain JSON values.
-    """
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    packages = ["evenkeel", "torch", "transformers", "accelerate", "datasets"]
-    if device.type == "cpu" and cpu.available():
-        packages.append("numba")  # whose kernels round sums otherwise, in the last digit, than torch's operations
-    return {
-        "versions": {package: version(package) for package in packages},
-        "python": platform.python_version(),
-        "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
-    }

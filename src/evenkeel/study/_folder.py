@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,10 +16,30 @@ import pyarrow.parquet
 from filelock import FileLock, Timeout
 
 from evenkeel.errors import StoreError
+from evenkeel.study._manifest import sync, sync_folder
+from evenkeel.study._owner import read_owner, write_owner
 
 __all__ = ["StudyFolder"]
 
-TABLES = ("log", "norms", "predictions", "replacement")
+_RUNS, _CHECKPOINTS = "runs", "checkpoints"
+_ID = re.compile(r"[0-9a-z]{1,64}")
+_THREADS = ThreadPoolExecutor(6, thread_name_prefix="evenkeel-disk")  # they start when they are needed
+_PROBE = 4096  # bytes; a full disk takes an empty file
+_ANEW = "get the folder anew from whoever made it, or choose another with --out"
+_COLUMNS: dict[str, dict[str, Callable[[pa.DataType], bool]]] = {  # what reports read of each table
+    "log": {"step": pa.types.is_integer, "loss": pa.types.is_floating},
+    "norms": {
+        "step": pa.types.is_integer,
+        "component": pa.types.is_string,
+        "layer": pa.types.is_integer,
+        "role": pa.types.is_string,
+        "kind": pa.types.is_string,
+        "norm": pa.types.is_floating,
+    },
+    "predictions": {"part": pa.types.is_string, "example": pa.types.is_integer},
+    "replacement": {"k": pa.types.is_integer, "part": pa.types.is_string, "score": pa.types.is_floating},
+}
+TABLES = tuple(_COLUMNS)
 
 
 class StudyFolder:
@@ -54,8 +76,8 @@ class StudyFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                file.write(b"x" * _PROBE)
         except OSError as error:
             raise StoreError(
                 f"the folder '{self.path}' cannot be written ({error.strerror}); choose another with --out"
@@ -64,27 +86,36 @@ class StudyFolder:
             raise StoreError(
                 f"the folder '{self.path}' holds something that is no study; choose a new or an empty folder with --out"
             )
+        for own in (self.store, self.path / _RUNS, self.path / _CHECKPOINTS):
+            self._refuse_link(own)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the study against a second driver.
 
         Raises:
-            StoreError: if another process works on it.
+            StoreError: if another process works on it; with the machine, the process and since when.
         """
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise StoreError(
-                f"another process is working on the study in '{self.path}'; wait for it, or look at it with: evenkeel "
-                f"status {self.path}"
+                f"another process is working on the study in '{self.path}'{read_owner(self._owner)}; wait for it, or "
+                f"look at it with: evenkeel status {self.path}"
+            ) from error
+        except (NotImplementedError, OSError) as error:
+            raise StoreError(
+                f"the folder '{self.path}' cannot be locked against a second driver ({error}); choose a folder on "
+                "another file system with --out"
             ) from error
         try:
+            write_owner(self._owner)
             for left in self.path.glob(".writing-*"):  # by a driver that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)
             yield
         finally:
+            self._owner.unlink(missing_ok=True)
             lock.release()
 
     def write_run(self, run: str, tables: Mapping[str, pa.Table]) -> None:
@@ -106,6 +137,10 @@ class StudyFolder:
             ) from error
 
     def _write(self, home: Path, tables: Mapping[str, pa.Table]) -> None:
+        self._refuse_link(home.parent)
+        if not tables:
+            shutil.rmtree(home, ignore_errors=True)
+            return
         home.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".writing-") as scratch:
             made = Path(scratch) / home.name
@@ -115,6 +150,12 @@ class StudyFolder:
             if home.exists():  # a run that was lost after writing and before being recorded
                 shutil.rmtree(home)
             os.replace(made, home)
+        # What the store says to be done is there, also if the power fails then. Asked for at once, the disk does it in
+        # about one go; in which order does not matter, since nobody reads what is not recorded.
+        files = [home / f"{name}.parquet" for name in tables]
+        waits = _THREADS.map(sync, files), _THREADS.map(sync_folder, [home, home.parent])
+        for wait in waits:
+            list(wait)  # raises what a thread raised
 
     def read_run(self, run: str, table: str) -> pa.Table | None:
         """Read a table of a run.
@@ -125,9 +166,66 @@ class StudyFolder:
 
         Returns:
             The table; None if the run left none.
+
+        Raises:
+            StoreError: if the file is a link, or no table that evenkeel writes.
         """
         path = self._run(run) / f"{table}.parquet"
-        return pa.parquet.read_table(path) if path.is_file() else None
+        for own in (path.parent.parent, path.parent, path):
+            self._refuse_link(own)
+        if not path.is_file():
+            return None
+        try:
+            found = pa.parquet.read_table(path, partitioning=None)
+            kinds = {name: found.schema.field(name).type for name in _COLUMNS[table]}
+        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StoreError(f"{_damaged(path)} ({reason}); {_ANEW}") from error
+        wrong = next((name for name, fits in _COLUMNS[table].items() if not fits(kinds[name])), None)
+        if wrong is not None:
+            raise StoreError(f"{_damaged(path)} (its column {wrong} is of another kind); {_ANEW}")
+        return found
+
+    def checkpoints(self, run: str) -> Path:
+        """Name the folder for the checkpoints of a run.
+
+        Args:
+            run: the run's id.
+
+        Returns:
+            The folder; it need not be there.
+
+        Raises:
+            StoreError: if somebody put a link in its place.
+        """
+        path = self.path / _CHECKPOINTS / _plain(run)
+        self._refuse_link(path)
+        return path
+
+    def drop_checkpoints(self, run: str) -> None:
+        """Remove the checkpoints of a run that needs them no more."""
+        shutil.rmtree(self.checkpoints(run), ignore_errors=True)
+        with suppress(OSError):  # others are there still, or none ever were
+            (self.path / _CHECKPOINTS).rmdir()
+
+    @property
+    def _owner(self) -> Path:
+        return self.path / ".driver.json"
 
     def _run(self, run: str) -> Path:
-        return self.path / "runs" / run
+        return self.path / _RUNS / _plain(run)
+
+    def _refuse_link(self, path: Path) -> None:
+        if path.is_symlink():
+            raise StoreError(f"'{path}' is a link, and a study lies in one folder; {_ANEW}")
+
+
+def _plain(run: str) -> str:
+    """See that the id of a run names a folder here and nowhere else."""
+    if not _ID.fullmatch(run):
+        raise StoreError(f"{run!r} is no id of a run; {_ANEW}")
+    return run
+
+
+def _damaged(path: Path) -> str:
+    return f"'{path}' is no table that evenkeel wrote"

@@ -1,110 +1,82 @@
-"""What a study is to do: tasks x models x methods x seeds, under one recipe of training."""
+"""What a study is to do: tasks x models x methods x seeds x recipes."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from evenkeel.errors import PlanError, unknown_name
-from evenkeel.tasks import TaskSource
+from evenkeel.errors import PlanError
+from evenkeel.study._amend import amended
+from evenkeel.study._choose import chosen, refuse_rules, renamed
+from evenkeel.study._faults import faults_of, refuse, shown
+from evenkeel.study._overrides import checked_overrides
+from evenkeel.study._reporting import REPORTING
+from evenkeel.study._spec import (
+    STORED,
+    CheckpointPlan,
+    Frozen,
+    Measures,
+    PlannedRun,
+    Resources,
+    RunSpec,
+    TaskPlan,
+    Training,
+)
+from evenkeel.study._sweep import checked_axis, expanded_methods, settings
 
-__all__ = ["Measures", "Plan", "RunSpec", "TaskPlan", "Training", "load_plan"]
+__all__ = [
+    "CheckpointPlan",
+    "Measures",
+    "Plan",
+    "PlannedRun",
+    "Resources",
+    "RunSpec",
+    "TaskPlan",
+    "Training",
+    "load_plan",
+]
 
 _MOST_SEEDS = 100_000  # as a count; a larger number was meant as a seed
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
+_FIXED_SEED = 1  # of what is not varied, where the plan says what is
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Training(_Frozen):
-    """The recipe that all runs of a study share. The defaults are the paper's, and length grouping, which is ours."""
-
-    learning_rate: Positive = Field(default=2e-5, description="peak learning rate")
-    epochs: Positive = Field(default=3.0, description="epochs; of each phase, for methods that train in phases")
-    batch_size: Count = Field(default=16, description="examples per optimizer step")
-    max_length: Annotated[int, Field(ge=4)] = Field(default=128, description="longer texts are cut, in tokens")
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(default=0.0, description="AdamW's decay")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="share of steps with a rising rate")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="decay of the learning rate"
-    )
-    precision: Literal["float32", "bf16", "fp16"] = Field(
-        default="float32", description="autocast; weights are float32"
-    )
-    group_by_length: bool = Field(
-        default=True, description="batches of like lengths: faster, another order of the data"
-    )
-    record_every: Count = Field(default=10, description="record gradient norms each so many steps")
-
-
-class TaskPlan(_Frozen):
-    """A task and where its data is; the fields are those of :class:`evenkeel.tasks.TaskSource`."""
-
-    name: str
-    data: Path | None = None
-    train: Path | None = None
-    validation: Path | None = None
-    text: tuple[str, ...] | None = None
-    label: str | None = None
-    metric: str | None = None
-    max_train_samples: Count | None = None
-
-    def source(self) -> TaskSource:
-        """Return the same as the tasks know it."""
-        return TaskSource(**self.model_dump())
-
-
-class Measures(_Frozen):
-    """What runs measure beside what they always record; no run's result depends on it, so it is no part of a run.
-
-    It holds for the runs that are still to be done. What was finished before stays as it is, with or without.
-    """
-
-    layer_replacement: bool = Field(
-        default=False, description="put pretrained weights back into the top k layers, and evaluate, for every k"
-    )
-
-
-class RunSpec(_Frozen):
-    """One run: everything that its result depends on, and nothing else."""
-
-    task: str
-    metric: str
-    data_fingerprint: str
-    model: str
-    model_fingerprint: str
-    method: str
-    seed: int
-    training: Training
-
-    @property
-    def id(self) -> str:
-        """Hash of the canonical specification, 16 hexadecimal digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-class Plan(_Frozen):
-    """A grid of runs."""
+class Plan(Frozen):
+    """A grid of runs; ``docs/studies.md`` shows how plans are written."""
 
     tasks: Annotated[tuple[TaskPlan, ...], Field(min_length=1)]
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny",)
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("full", "gradual-unfreezing", "component-clip")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+    vary: tuple[Literal["init", "order"], ...] = Field(default=(), description="seeds vary these alone, apart")
     training: Training = Training()
+    overrides: dict[str, Any] = Field(default={}, description="fields of TrainingArguments")
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+        default={}, description="values by training.FIELD, overrides.FIELD or METHOD.OPTION"
+    )
+    include: tuple[dict[str, Any], ...] = Field(default=(), description="only runs that one of these rules fits")
+    exclude: tuple[dict[str, Any], ...] = Field(default=(), description="no runs that one of these rules fits")
     measures: Measures = Measures()
+    retries: Annotated[int, Field(ge=0)] = Field(default=0, description="how often a run that raised is tried again")
+    checkpoints: CheckpointPlan = CheckpointPlan()
+    resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reporting(cls, value: Any) -> Any:
+        """Move report_to, which people look for in TrainingArguments, to what no result depends on."""
+        overrides = value.get("overrides") if isinstance(value, dict) else None
+        if not isinstance(overrides, dict) or not overrides.keys() & set(REPORTING):
+            return value
+        moved = {name: overrides[name] for name in REPORTING if name in overrides}
+        rest = {name: given for name, given in overrides.items() if name not in moved}
+        measures = value.get("measures") or {}
+        measures = measures.model_dump() if isinstance(measures, Measures) else measures
+        return {**value, "overrides": rest, "measures": {**measures, **moved}}
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -125,7 +97,22 @@ class Plan(_Frozen):
             [{"name": task} if isinstance(task, str) else task for task in value] if isinstance(value, list) else value
         )
 
-    @field_validator("methods", "seeds", "models", "tasks")
+    @field_validator("overrides")
+    @classmethod
+    def _known_fields(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return value if info.context == STORED else checked_overrides(value)
+
+    @field_validator("sweep")
+    @classmethod
+    def _known_swept_fields(cls, value: dict[str, tuple[Any, ...]], info: ValidationInfo) -> dict[str, tuple[Any, ...]]:
+        if info.context == STORED:
+            return value
+        fields = {key: key.partition(".")[2] for key in value if key.startswith("overrides.")}
+        return value | {
+            key: tuple(checked_overrides({field: one})[field] for one in value[key]) for key, field in fields.items()
+        }
+
+    @field_validator("methods", "seeds", "models", "tasks", "vary")
     @classmethod
     def _no_repeats(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [item.name if isinstance(item, TaskPlan) else item for item in value]
@@ -133,6 +120,19 @@ class Plan(_Frozen):
         if twice is not None:
             raise ValueError(f"{twice!r} stands there twice")
         return value
+
+    @model_validator(mode="after")
+    def _expands(self) -> Plan:
+        """See that sweeps and rules speak of what there is; the recipes that they make are checked by being made."""
+        for key, values in self.sweep.items():
+            checked_axis(key, self.methods, list(Training.model_fields))
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"sweep.{key}: {shown(twice)} stands there twice")
+        self.recipes()
+        if self.include or self.exclude:
+            refuse_rules({"include": self.include, "exclude": self.exclude}, self._whole_grid())
+        return self
 
     @classmethod
     def checked(cls, content: dict[str, Any], *, where: str) -> Plan:
@@ -151,19 +151,74 @@ class Plan(_Frozen):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise PlanError(f"{where}: {_in_words(error)}") from error
+            raise refuse(where, faults_of(error, cls, _SECTIONS)) from error
 
-    def grid(self) -> Iterator[tuple[TaskPlan, str, str, int]]:
-        """Yield task, model, method and seed of every run; all methods of a seed before the next seed."""
-        for task, model, seed, method in itertools.product(self.tasks, self.models, self.seeds, self.methods):
-            yield task, model, method, seed
+    @classmethod
+    def stored(cls, text: str) -> Plan:
+        """Read a plan back from a store; it may name what this machine, or its transformers, does not have.
+
+        Args:
+            text: the plan as JSON.
+
+        Returns:
+            The plan.
+        """
+        return cls.model_validate_json(text, context=STORED)
+
+    def expanded_methods(self) -> list[str]:
+        """Return the methods with the options that are swept written out."""
+        return expanded_methods(self.methods, self.sweep)
+
+    def recipes(self) -> list[tuple[Training, dict[str, Any]]]:
+        """Return every recipe with its overrides; one, where nothing of them is swept."""
+        trainings = [
+            _sweepable(Training, {**self.training.model_dump(), **chosen})
+            for chosen in settings(self.sweep, "training")
+        ]
+        overrides = [{**self.overrides, **chosen} for chosen in settings(self.sweep, "overrides")]
+        return list(itertools.product(trainings, overrides))
+
+    def grid(self) -> Iterator[PlannedRun]:
+        """Yield every run; all methods and recipes of a seed before the next seed."""
+        return (run for run in self._whole_grid() if chosen(run, self.include, self.exclude))
+
+    def _whole_grid(self) -> Iterator[PlannedRun]:
+        recipes, methods = self.recipes(), self.expanded_methods()
+        places = itertools.product(self.tasks, self.models, self._draws(), recipes, methods)
+        for task, model, (seed, init, order), (training, overrides), method in places:
+            yield PlannedRun(task, model, method, seed, init, order, training, overrides)
+
+    def _draws(self) -> list[tuple[int, int | None, int | None]]:
+        """Return the seed, and those of head and order, of every draw: all pairs where both are varied apart."""
+        if not self.vary:
+            return [(seed, None, None) for seed in self.seeds]
+        inits, orders = (self.seeds if name in self.vary else (None,) for name in ("init", "order"))
+        return [(_FIXED_SEED, init, order) for init, order in itertools.product(inits, orders)]
 
 
-def load_plan(path: Path) -> Plan:
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "training": Training,
+    "tasks": TaskPlan,
+    "measures": Measures,
+    "checkpoints": CheckpointPlan,
+    "resources": Resources,
+}
+
+
+def _sweepable(model: type[Training], content: dict[str, Any]) -> Training:
+    """Make a recipe of a sweep; what is wrong with it is said of the plan as a whole."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"sweep: training.{faults_of(error, model, {})[0]}") from error
+
+
+def load_plan(path: Path, changes: Sequence[str] = ()) -> Plan:
     """Read a plan from a YAML file.
 
     Args:
         path: the file.
+        changes: replaced or added values, each ``key=value``: ``training.epochs=5``.
 
     Returns:
         The plan; file names in it are relative to the file.
@@ -177,32 +232,19 @@ def load_plan(path: Path) -> Plan:
         raise PlanError(f"the plan '{path}' cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"the plan '{path}' must be a mapping with the keys {', '.join(Plan.model_fields)}")
-    plan = Plan.checked(content, where=f"the plan '{path}'")
+    where = f"the plan '{path}'" + "".join(f" with --set {change}" for change in changes)
+    plan = Plan.checked(amended(content, changes), where=where)
     tasks = tuple(_relative(task, path.parent) for task in plan.tasks)
-    models = tuple(str(path.parent / model) if (path.parent / model).is_dir() else model for model in plan.models)
-    return plan.model_copy(update={"tasks": tasks, "models": models})
+    folders = {model: str(path.parent / model) for model in plan.models if (path.parent / model).is_dir()}
+    models = tuple(folders.get(model, model) for model in plan.models)
+    rules = {key: tuple(renamed(rule, folders) for rule in getattr(plan, key)) for key in ("include", "exclude")}
+    return plan.model_copy(update={"tasks": tasks, "models": models, **rules})
 
 
 def _relative(task: TaskPlan, folder: Path) -> TaskPlan:
     files = {
-        key: folder / value for key in ("data", "train", "validation") if (value := getattr(task, key)) is not None
+        key: folder / value
+        for key in ("data", "train", "validation", "test")
+        if (value := getattr(task, key)) is not None
     }
     return task.model_copy(update=files)
-
-
-def _in_words(error: ValidationError) -> str:
-    # A mistyped key makes two errors: one too many, and the right one missing. The first says more.
-    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    key = ".".join(str(bit) for bit in first["loc"])
-    if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"training": Training, "tasks": TaskPlan, "measures": Measures}
-        model = models.get(str(first["loc"][0]), Plan)
-        return unknown_name("key", str(first["loc"][-1]), model.model_fields)
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]}" + (
-        "" if isinstance(first["input"], dict) else f" (given: {_shown(first['input'])})"
-    )
-
-
-def _shown(given: object) -> str:
-    return "NaN" if isinstance(given, float) and math.isnan(given) else repr(given)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from evenkeel.errors import DataError
 from evenkeel.models import ModelSource, find_model, load_tokenizer, longest_text
+from evenkeel.study._language import tokenised
 from evenkeel.study._plan import TaskPlan
 from evenkeel.tasks import TaskData, load_task
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "load_data", "locate_model", "prepare"]
+__all__ = ["Prepared", "data_comes_from", "load_data", "locate_model", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +28,36 @@ class Prepared:
         data: the task's data.
         model: where the model is.
         tokenizer: the model's tokenizer.
-        parts: ``train``, ``validation`` and, where there is one, ``test``: token ids, ``label``, ``length``.
+        max_length: the most tokens that an example has.
+        parts: ``train``, ``validation``, and ``test`` and others where there are: token ids, ``label``, ``length``. A
+            causal language model has ``labels`` in place of ``label``, one for each token.
     """
 
     data: TaskData
     model: ModelSource
     tokenizer: PreTrainedTokenizerBase
+    max_length: int
     parts: dict[str, Dataset]
+
+
+_elsewhere: dict[TaskPlan, Callable[[], TaskData]] = {}
+
+
+def data_comes_from(task: TaskPlan, fetch: Callable[[], TaskData]) -> None:
+    """Let this process have a task's data from somebody who has read it: its files may lie on another machine.
+
+    Args:
+        task: the task.
+        fetch: returns the data; called when a run needs it, instead of reading files.
+    """
+    _elsewhere[task] = fetch
 
 
 @lru_cache(maxsize=8)
 def load_data(task: TaskPlan) -> TaskData:
     """Load a task's data, once in this process."""
-    return load_task(task.source())
+    fetch = _elsewhere.get(task)
+    return fetch() if fetch else load_task(task.source())
 
 
 @lru_cache(maxsize=8)
@@ -66,14 +85,16 @@ def prepare(task: TaskPlan, model: str, max_length: int) -> Prepared:
     data, source = load_data(task), locate_model(model)
     tokenizer = load_tokenizer(source)
     max_length = min(max_length, longest_text(source, tokenizer))
-    parts = {"train": data.train, "validation": data.validation} | (
-        {"test": data.test} if data.test is not None else {}
-    )
+    made = _tokenised
+    if data.problem == "causal-lm":
+        made, tokenizer.padding_side = tokenised, "right"  # in training; whoever generates pads on the left itself
+    parts = {"train": data.train, **data.scored}
     return Prepared(
         data=data,
         model=source,
         tokenizer=tokenizer,
-        parts={name: _tokenised(part, tokenizer, max_length, f"{task.name}, {name}") for name, part in parts.items()},
+        max_length=max_length,
+        parts={name: made(part, tokenizer, max_length, f"{task.name}, {name}") for name, part in parts.items()},
     )
 
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from scipy.special import logsumexp
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from evenkeel.measure import layer_replacement, layer_weights
-from evenkeel.stats import failed
-from evenkeel.tasks import score
+from evenkeel.study._scores import Said, judged
+from evenkeel.tasks import TaskData
 
 __all__ = ["PretrainedLayers", "replacement_table"]
-
-Evaluated = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by part: labels [N], logits [N, classes]
 
 _SCHEMA = pa.schema(
     [
@@ -49,32 +45,23 @@ class PretrainedLayers(TrainerCallback):
 
 
 def replacement_table(
-    model: nn.Module, pretrained: Mapping[str, Any], predict: Callable[[], Evaluated], *, metric: str
+    model: nn.Module, pretrained: Mapping[str, Any], predict: Callable[[], Mapping[str, Said]], *, data: TaskData
 ) -> pa.Table:
     """Put the pretrained weights back into the top k layers, and judge the predictions for k = 0..L.
 
     Args:
         model: the fine-tuned model; it is the same afterwards.
         pretrained: weights of its layers by name.
-        predict: returns labels and logits of each part, as the model is at the moment.
-        metric: the task's metric.
+        predict: returns what the model says of each part, as the model is at the moment.
+        data: the task.
 
     Returns:
         A row for each k and part: ``k``; ``part``; ``score`` in the task's metric; ``loss``, the mean cross-entropy in
-        nats; ``failed`` by the test that judges a run. Where a logit is NaN or infinite, score and loss are null and
-        ``failed`` is true.
+        nats or the mean squared error; ``failed`` by the test that judges a run. Where an output is NaN or infinite,
+        score and loss are null and ``failed`` is true.
     """
     found = layer_replacement(
-        model, pretrained, lambda _: {part: _judged(metric, *outputs) for part, outputs in predict().items()}
+        model, pretrained, lambda _: {part: judged(data, said) for part, said in predict().items()}
     )
     rows = [{"k": k, "part": part, **row} for k, parts in enumerate(found) for part, row in parts.items()]
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
-
-
-def _judged(metric: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-    if not np.isfinite(logits).all():
-        return {"score": None, "loss": None, "failed": True}
-    truth, predicted = labels.tolist(), logits.argmax(axis=1).tolist()
-    exact = logits.astype(np.float64)
-    losses = logsumexp(exact, axis=1) - exact[np.arange(len(labels)), labels]
-    return {"score": score(metric, truth, predicted), "loss": float(losses.mean()), "failed": failed(truth, predicted)}

@@ -6,99 +6,102 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, final
+
+from pydantic import ValidationError
 
 from evenkeel.errors import StoreError
+from evenkeel.study._migrations import SCHEMA_VERSION, create, migrate
 from evenkeel.study._plan import Plan, RunSpec
+from evenkeel.study._records import RunRecord, Status, plain_plan, read_record
+from evenkeel.study._sqlite import Opened, close_writer, keep_journal, open_reader, open_writer
 
 __all__ = ["RunRecord", "Status", "Store"]
 
-Status = Literal["queued", "running", "done", "diverged", "error", "lost"]
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE study (plan TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE run (
-    id TEXT PRIMARY KEY,
-    position INTEGER NOT NULL,
-    spec TEXT NOT NULL,
-    status TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    outcome TEXT,
-    error TEXT,
-    changed TEXT NOT NULL
-);
-"""
+@final
+class Store:
+    """Reads and writes the SQLite file; every change is one transaction.
 
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """What the store knows of a run.
-
-    Attributes:
-        id: hash of the specification.
-        spec: the specification.
-        status: ``done`` and ``diverged`` are results; ``error`` (it raised) and ``lost`` (its process died, again and
-            again) are tried again by the next start.
-        attempts: how often it was started.
-        outcome: scores, failure by both lines, times, provenance; empty before the run ended.
-        error: the traceback, where it raised.
+    What is recorded of a run that ended is on the disk when ``finish`` returns, also if the power fails then.
     """
 
-    id: str
-    spec: RunSpec
-    status: Status
-    attempts: int
-    outcome: Mapping[str, Any]
-    error: str | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has a result and is not to be run again."""
-        return self.status in ("done", "diverged")
-
-
-class Store:
-    """Reads and writes the SQLite file; every change is one transaction."""
-
     def __init__(self, path: Path) -> None:
-        """Open the file, and make it if it is new.
+        """Open the file to read and write, make it if it is new, and bring it up to date if it is old.
 
         Args:
             path: the file.
 
         Raises:
-            StoreError: if it is no store, or one of another version.
+            StoreError: if it is no store, one of a newer version, or cannot be written.
         """
-        self._path = path
-        with self._at_work():
-            self._connection = sqlite3.connect(path)
-        try:
-            version = self._prepare()
-        except StoreError:
-            self.close()
-            raise
-        if version == 0:
-            self.close()
-            raise StoreError(f"'{path}' is a database of something else; choose another folder with --out")
-        if version != SCHEMA_VERSION:
-            self.close()
-            raise StoreError(
-                f"'{path}' is of schema version {version}, and this evenkeel reads version {SCHEMA_VERSION}; use the "
-                "evenkeel that wrote it"
-            )
+        if path.is_symlink():
+            raise StoreError(f"'{path}' is a link, and a study writes into no other folder; choose another with --out")
+        self._open(path, writes=True)
 
-    def _prepare(self) -> int:
-        """Make the tables in a new file, and return the version of their schema; 0 where they are not ours."""
+    @classmethod
+    def reading(cls, path: Path) -> Store:
+        """Open a file that is there to read alone; nothing is written, and an older store is understood as well.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The store.
+
+        Raises:
+            StoreError: if it is no store, or one of a newer version.
+        """
+        store = cls.__new__(cls)
+        store._open(path, writes=False)
+        return store
+
+    def _open(self, path: Path, *, writes: bool) -> None:
+        self._path, self._writes, self._wrote = path, writes, False
         with self._at_work():
-            version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-            if version == 0 and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-                return SCHEMA_VERSION
-            return version
+            self._opened = open_writer(path) if writes else open_reader(path)
+        try:
+            with self._reading():
+                self._check_version()
+        except StoreError:
+            self._opened.close()
+            raise
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._opened.connection
+
+    def _check_version(self) -> None:
+        """Make the tables of a new file, bring old ones up to date, and refuse what is none of ours."""
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        empty = version == 0 and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if empty:
+            self._make_new()
+        elif version <= 0:
+            raise StoreError(f"'{self._path}' is a database of something else; choose another folder with --out")
+        elif version > SCHEMA_VERSION:
+            raise StoreError(
+                f"'{self._path}' is of schema version {version}, and this evenkeel reads up to version "
+                f"{SCHEMA_VERSION}; use the evenkeel that wrote it, or a newer one"
+            )
+        elif version < SCHEMA_VERSION:
+            if not self._writes:
+                self._leave_for_memory()
+            migrate(self._connection, version)
+
+    def _make_new(self) -> None:
+        if not self._writes:
+            self._leave_for_memory()
+        create(self._connection)
+
+    def _leave_for_memory(self) -> None:
+        """Go on with a copy, which may be changed where the file may not."""
+        copy = sqlite3.connect(":memory:")
+        self._connection.backup(copy)
+        self._opened.close()
+        self._opened = Opened(copy)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -107,20 +110,47 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise StoreError(
-                f"the study's store '{self._path}' cannot be used ({error}); if the file is damaged, put a copy "
-                "of it back or choose another folder with --out"
+                f"the study's store '{self._path}' cannot be used ({error}); if the disk is full or the folder "
+                "cannot be written, mend that and start the same command again: what was finished is kept; if the "
+                "file is damaged, put a copy of it back or choose another folder with --out"
             ) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say in our words that a value is none that evenkeel writes."""
+        with self._at_work():
+            try:
+                yield
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                raise StoreError(
+                    f"the study's store '{self._path}' holds what evenkeel did not write ({_in_short(error)}); get the "
+                    "folder anew from whoever made it, or choose another with --out"
+                ) from error
+
+    @contextmanager
+    def _writing(self, *, at_once: bool = False) -> Iterator[sqlite3.Connection]:
+        """Make one transaction; ``at_once`` waits until it is on the disk."""
+        with self._at_work():
+            if not self._wrote:  # not before: a file that is refused stays as it is
+                keep_journal(self._opened, self._path)
+                self._wrote = True
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if at_once else 'NORMAL'}")
+            with self._connection:
+                yield self._connection
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        if self._wrote:
+            close_writer(self._opened)
+        else:
+            self._opened.close()
 
     @property
     def plan(self) -> Plan | None:
-        """The plan; None in a new store."""
-        with self._at_work():
+        """The plan, without the places of its files; None in a new store."""
+        with self._reading():
             row = self._connection.execute("SELECT plan FROM study").fetchone()
-        return Plan.model_validate_json(row[0]) if row else None
+            return plain_plan(row[0]) if row else None
 
     def save_plan(self, plan: Plan, runs: Iterable[RunSpec]) -> None:
         """Write the plan and queue those of its runs that are not there yet, in one transaction.
@@ -129,27 +159,30 @@ class Store:
             plan: the plan, which replaces an earlier one.
             runs: all of its runs, in the order in which they are to be done.
         """
-        with self._at_work(), self._connection:
-            self._connection.execute("DELETE FROM study")
-            self._connection.execute("INSERT INTO study VALUES (?, ?)", (plan.model_dump_json(), _now()))
-            self._connection.executemany(
+        now = _now()
+        with self._writing(at_once=True) as connection:
+            before = connection.execute("SELECT created FROM study").fetchone()
+            connection.execute("DELETE FROM study")
+            created = before[0] if before else now
+            connection.execute("INSERT INTO study VALUES (?, ?)", (plan.model_dump_json(), created))
+            connection.executemany(
                 "INSERT INTO run (id, position, spec, status, changed) VALUES (?, ?, ?, 'queued', ?)"
                 " ON CONFLICT (id) DO UPDATE SET position = excluded.position",
-                [(spec.id, position, spec.model_dump_json(), _now()) for position, spec in enumerate(runs)],
+                [(spec.id, position, spec.model_dump_json(), now) for position, spec in enumerate(runs)],
             )
 
     def requeue(self, *statuses: Status) -> None:
         """Queue again every run that has one of ``statuses``."""
-        with self._at_work(), self._connection:
-            self._connection.executemany(
+        with self._writing() as connection:
+            connection.executemany(
                 "UPDATE run SET status = 'queued', error = NULL, changed = ? WHERE status = ?",
                 [(_now(), status) for status in statuses],
             )
 
     def start(self, run: str) -> None:
         """Mark a run as running, one attempt more."""
-        with self._at_work(), self._connection:
-            self._connection.execute(
+        with self._writing() as connection:
+            connection.execute(
                 "UPDATE run SET status = 'running', attempts = attempts + 1, changed = ? WHERE id = ?", (_now(), run)
             )
 
@@ -162,32 +195,29 @@ class Store:
             run: its id.
             status: the new status.
             outcome: scores and the like, of a run with a result.
-            error: the traceback, of a run that raised.
+            error: the traceback, of a run that raised; how its process ended, of a run that was lost.
         """
         text = json.dumps(outcome, allow_nan=False) if outcome is not None else None
-        with self._at_work(), self._connection:
-            self._connection.execute(
+        with self._writing(at_once=outcome is not None) as connection:
+            connection.execute(
                 "UPDATE run SET status = ?, outcome = ?, error = ?, changed = ? WHERE id = ?",
                 (status, text, error, _now(), run),
             )
 
     def runs(self) -> list[RunRecord]:
         """Return all runs, in the plan's order."""
-        with self._at_work():
+        with self._reading():
             rows = self._connection.execute(
                 "SELECT id, spec, status, attempts, outcome, error FROM run ORDER BY position, id"
             ).fetchall()
-        return [
-            RunRecord(
-                id=run,
-                spec=RunSpec.model_validate_json(spec),
-                status=status,
-                attempts=attempts,
-                outcome=json.loads(outcome) if outcome else {},
-                error=error,
-            )
-            for run, spec, status, attempts, outcome, error in rows
-        ]
+            return [read_record(*row) for row in rows]
+
+
+def _in_short(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _now() -> str:

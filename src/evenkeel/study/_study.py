@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from evenkeel.errors import PlanError, StoreError
-from evenkeel.methods import Setting, parse_mix
-from evenkeel.models import skeleton
-from evenkeel.partition import blocks, components
+from evenkeel.errors import StoreError
+from evenkeel.study._check import check_plan, check_specs
+from evenkeel.study._checkpoints import Checkpointing
+from evenkeel.study._disk import disk_notice
+from evenkeel.study._driver import Driver
 from evenkeel.study._folder import StudyFolder
+from evenkeel.study._interrupts import stoppable
+from evenkeel.study._places import without_places
 from evenkeel.study._plan import Plan, RunSpec, TaskPlan, Training
-from evenkeel.study._prepare import load_data, locate_model, prepare
+from evenkeel.study._prepare import prepare
 from evenkeel.study._quiet import quieten
+from evenkeel.study._records import check_records
 from evenkeel.study._store import RunRecord, Store
 from evenkeel.study.engines import Engine, Job, Report
 
 __all__ = ["Study", "open_study"]
-
-_MAX_ATTEMPTS = 3  # of a run whose process dies, in one start of the driver
 
 
 class Study:
@@ -55,92 +55,112 @@ class Study:
         return self._jobs
 
     def _checked_jobs(self) -> list[Job]:
-        if self.plan.training.precision == "fp16" and not torch.accelerator.is_available():
-            raise PlanError("fp16 needs a GPU, and there is none here; use bf16, or float32")
-        self._check_methods()
-        self._check_measures()
+        check_plan(self.plan)
         jobs = []
-        for task, model, method, seed in self.plan.grid():
-            prepared = prepare(task, model, self.plan.training.max_length)
+        for run in self.plan.grid():
+            prepared = prepare(run.task, run.model, run.training.max_length)
             spec = RunSpec(
-                task=task.name,
+                task=run.task.name,
                 metric=prepared.data.task.metric,
                 data_fingerprint=prepared.data.fingerprint,
                 model=prepared.model.name,
                 model_fingerprint=prepared.model.fingerprint,
-                method=method,
-                seed=seed,
-                training=self.plan.training,
+                method=run.method,
+                seed=run.seed,
+                training=run.training,
+                init_seed=run.init_seed,
+                order_seed=run.order_seed,
+                overrides=run.overrides,
             )
-            jobs.append(Job(spec=spec, task=task, model=model, measures=self.plan.measures))
+            jobs.append(Job(spec=spec, task=run.task, model=run.model, measures=self.plan.measures))
+        check_specs(job.spec for job in jobs)
         return jobs
 
-    def _check_methods(self) -> None:
-        """See that every method can be, and finds in every model what it needs; the methods' names come first."""
-        mixes = [parse_mix(method) for method in self.plan.methods]
-        for task, model in itertools.product(self.plan.tasks, self.plan.models):
-            built = skeleton(locate_model(model), load_data(task).classes)
-            setting = Setting(model=built, parts=components(built), problem="classification")
-            for mix in mixes:
-                mix.check(setting)
-
-    def _check_measures(self) -> None:
-        """See that every model has what is to be measured; the end of a training is too late to find that out."""
-        if not self.plan.measures.layer_replacement:
-            return
-        classes = load_data(self.plan.tasks[0]).classes
-        for model in self.plan.models:
-            if not blocks(skeleton(locate_model(model), classes)):
-                raise PlanError(
-                    f"measures.layer_replacement was asked for, and no layers were found in the model '{model}'; leave "
-                    "it out, or choose another model"
-                )
-
-    def run(self, engine: Engine, *, on_report: Callable[[Report], None] = lambda _: None) -> list[RunRecord]:
+    def run(
+        self,
+        engine: Engine,
+        *,
+        on_report: Callable[[Report], None] = lambda _: None,
+        on_notice: Callable[[str], None] = lambda _: None,
+    ) -> list[RunRecord]:
         """Do what is not done yet. Interrupted at any point, the next call goes on.
+
+        The first Ctrl-C lets the running runs end, or stop at a checkpoint where they keep any; the second one stops
+        at once.
 
         Args:
             engine: where the runs are executed.
             on_report: is told of every event, after it was recorded.
+            on_notice: is told what the driver decided, in a sentence: fewer runs at a time, a stop.
 
         Returns:
             All runs of the plan.
 
         Raises:
             EvenkeelError: if the plan cannot be, or the folder is not this study's.
+            KeyboardInterrupt: after a stop, with a sentence that says what there is; at once after two.
         """
         jobs = self.jobs()
         self.folder.create()
         with self.folder.lock(), closing(Store(self.folder.store)) as store:
             self._admit(store, jobs)
-            store.save_plan(self.plan, [job.spec for job in jobs])
+            store.save_plan(without_places(self.plan), [job.spec for job in jobs])
             store.requeue("running", "error", "lost")  # what an earlier start left behind
             finished = {run.id for run in store.runs() if run.finished}
-            waiting = [job for job in jobs if job.spec.id not in finished]
+            if not self.plan.checkpoints.keep:
+                for run in finished:  # of a driver that was killed after it recorded them
+                    self.folder.drop_checkpoints(run)
+            waiting = [self._with_checkpoints(job) for job in jobs if job.spec.id not in finished]
+            if self.plan.checkpoints.wanted and waiting:
+                keep, packing = self.plan.checkpoints.keep, engine.packing
+                on_notice(disk_notice(waiting, self.folder.path, at_a_time=packing, keep=keep))
+            driver = Driver(
+                engine, store, self.folder,
+                retries=self.plan.retries, keep_checkpoints=self.plan.checkpoints.keep, on_notice=on_notice,
+            )  # fmt: skip
             try:
-                with closing(self._reports(engine, waiting, store)) as reports:  # an error below stops the engine first
-                    for report in reports:
+                with stoppable(driver.stop), closing(driver.reports(waiting)) as reports:
+                    for report in reports:  # an error of what is called ends the engine first
                         on_report(report)
             finally:
-                store.requeue("running")  # interrupted: nothing is running any more
+                with suppress(StoreError):  # the disk may be full; the next start does it as well
+                    store.requeue("running")  # interrupted: nothing is running any more
             wanted = {job.spec.id for job in jobs}
-            return [run for run in store.runs() if run.id in wanted]
+            runs = [run for run in store.runs() if run.id in wanted]
+        if driver.stopping and not all(run.finished for run in runs):
+            raise KeyboardInterrupt(f"{sum(run.finished for run in runs)} of {len(runs)} runs have a result")
+        return runs
+
+    def _with_checkpoints(self, job: Job) -> Job:
+        wanted = self.plan.checkpoints
+        if not wanted.wanted:
+            return job
+        how = Checkpointing(
+            folder=self.folder.checkpoints(job.spec.id),
+            every_steps=wanted.every_steps,
+            every_minutes=wanted.every_minutes,
+        )
+        return replace(job, checkpoints=how)
 
     def _admit(self, store: Store, jobs: Sequence[Job]) -> None:
         """Refuse a folder that holds another study; more seeds and methods are welcome."""
-        old = store.plan
+        old, new = store.plan, without_places(self.plan)
         if old is None:
             return
-        for field in ("tasks", "models", "training"):
-            before, after = getattr(old, field), getattr(self.plan, field)
+        for field in ("tasks", "models", "training", "overrides", "vary"):
+            before, after = getattr(old, field), getattr(new, field)
             if before != after:
                 raise StoreError(
                     f"the folder '{self.folder.path}' holds another study: its {field} differ "
                     f"({_difference(before, after)}); choose another folder with --out, or repeat the command that "
                     f"made it"
                 )
-        for field in ("methods", "seeds"):
-            gone = [value for value in getattr(old, field) if value not in getattr(self.plan, field)]
+        listed: dict[str, tuple[Sequence[object], Sequence[object]]] = {
+            "methods": (old.expanded_methods(), new.expanded_methods()),
+            "seeds": (old.seeds, new.seeds),
+        }
+        for field, (before, after) in listed.items():
+            gone = [value for value in before if value not in after]
             if gone:
                 raise StoreError(
                     f"the folder '{self.folder.path}' holds a study with more {field} "
@@ -155,51 +175,32 @@ class Study:
                     f"{spec.task} or model {spec.model}, which were changed since; put them back, or choose another "
                     "folder with --out"
                 )
-
-    def _reports(self, engine: Engine, jobs: list[Job], store: Store) -> Generator[Report, None, None]:
-        """Run jobs, and those that were lost again, recording everything before it is passed on.
-
-        A process that dies may take its neighbours' runs with it. So the last attempt is made alone: no run is given up
-        for another's fault.
-        """
-        lost: Counter[str] = Counter()
-        batches = deque([jobs] if jobs else [])
-        while batches:
-            again, alone = list[Job](), list[Job]()
-            with closing(engine.run(batches.popleft())) as reports:  # type: ignore[type-var]  # they are generators
-                for report in reports:
-                    run = report.job.spec.id
-                    if report.event == "lost":
-                        lost[run] += 1
-                        if lost[run] < _MAX_ATTEMPTS:
-                            (again if lost[run] < _MAX_ATTEMPTS - 1 else alone).append(report.job)
-                    self._record(report, store, given_up=lost[run] >= _MAX_ATTEMPTS)
-                    yield report
-            batches.extend(batch for batch in (again, *([job] for job in alone)) if batch)
-
-    def _record(self, report: Report, store: Store, *, given_up: bool) -> None:
-        run = report.job.spec.id
-        if report.event == "started":
-            store.start(run)
-        elif report.event == "lost":
-            store.finish(run, "lost" if given_up else "queued")
-        elif report.result is None:
-            store.finish(run, "error", error=report.traceback)
-        else:
-            self.folder.write_run(run, report.result.tables)
-            store.finish(run, "diverged" if report.result.diverged else "done", outcome=report.result.outcome)
+        wanted = {job.spec.id for job in jobs}
+        dropped = [run for run in store.runs() if run.id not in wanted]
+        if dropped:
+            raise StoreError(
+                f"the folder '{self.folder.path}' holds {len(dropped)} runs that this plan leaves out, such as "
+                f"{dropped[0].spec.task}, {dropped[0].spec.method}, {dropped[0].spec.draw}; runs can be added and not "
+                "taken away: widen include, exclude and sweep again, or choose another folder with --out"
+            )
 
 
 def _files(spec: RunSpec) -> tuple[str, str, str, str]:
     return spec.task, spec.data_fingerprint, spec.model, spec.model_fingerprint
 
 
-def _difference(old: Training | Sequence[TaskPlan | str], new: Training | Sequence[TaskPlan | str]) -> str:
+_Field = Training | dict[str, Any] | Sequence[TaskPlan | str]
+
+
+def _difference(old: _Field, new: _Field) -> str:
     """Say what differs, in a few words."""
     if isinstance(old, Training) and isinstance(new, Training):
         before, after = old.model_dump(), new.model_dump()
         return ", ".join(f"{key} {before[key]} there, {after[key]} now" for key in before if before[key] != after[key])
-    names = [", ".join(str(getattr(item, "name", item)) for item in items) for items in (old, new)]
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(key for key in {**old, **new} if old.get(key) != new.get(key))
+        return ", ".join(f"{key} {old.get(key, 'unset')} there, {new.get(key, 'unset')} now" for key in keys)
+    names = [", ".join(str(getattr(item, "name", item)) for item in items) or "none" for items in (old, new)]
     return f"{names[0]} there, {names[1]} now" if names[0] != names[1] else f"other files or columns of {names[0]}"
 
 
@@ -218,8 +219,9 @@ def open_study(path: Path) -> tuple[Plan, list[RunRecord], StudyFolder]:
     folder = StudyFolder(path)
     if not folder.store.is_file():
         raise StoreError(f"'{path}' holds no study; give the folder that was named by --out")
-    with closing(Store(folder.store)) as store:
-        plan = store.plan
-        if plan is None:
-            raise StoreError(f"the study in '{path}' has no plan yet; start it again")
-        return plan, store.runs(), folder
+    with closing(Store.reading(folder.store)) as store:
+        plan, runs = store.plan, store.runs()
+    if plan is None:
+        raise StoreError(f"the study in '{path}' has no plan yet; start it again")
+    check_records(path, runs)
+    return plan, runs, folder

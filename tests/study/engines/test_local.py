@@ -6,14 +6,16 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.study._small import InlineEngine, MakePlan, same_results, save_data
+import torch
+from tests.study._small import InlineEngine, MakePlan, same_results, save_data, save_model, standing
 
 from evenkeel.errors import PlanError
-from evenkeel.study import Study, StudyFolder
-from evenkeel.study.engines import LocalEngine, Report
+from evenkeel.study import RunResult, Study, StudyFolder, open_study
+from evenkeel.study.engines import Job, LocalEngine, Report
 
 LONG = {"epochs": 100_000.0, "record_every": 1_000_000}
 
@@ -101,7 +103,7 @@ def test_a_worker_that_is_killed_loses_nothing(make_plan: MakePlan, tmp_path: Pa
     (run,) = study.run(LocalEngine(workers=1), on_report=lambda report: events.append(report.event))
     killer.join()
     assert events == ["started", "lost", "started", "ended"]
-    assert (run.status, run.attempts) == ("done", 2)
+    assert (standing(run), run.attempts) == ("done", 2)
 
 
 @pytest.mark.slow
@@ -127,7 +129,7 @@ def test_an_idle_worker_that_is_killed_is_replaced(make_plan: MakePlan, tmp_path
             time.sleep(0.5)  # until the pool has seen it
 
     runs = study.run(LocalEngine(workers=1), on_report=kill_between_runs)
-    assert [(run.status, run.attempts) for run in runs] == [("done", 1), ("done", 1)]
+    assert [(standing(run), run.attempts) for run in runs] == [("done", 1), ("done", 1)]
 
 
 @pytest.mark.slow
@@ -143,9 +145,54 @@ def test_a_run_that_raises_leaves_its_traceback_and_stops_nobody(make_plan: Make
             (tmp_path / "hidden.csv").rename(path)
 
     runs = study.run(LocalEngine(workers=1), on_report=hide_the_file_from_the_first)
-    assert [(run.status, run.attempts) for run in runs] == [("error", 1), ("done", 1)]
+    assert [(standing(run), run.attempts) for run in runs] == [("error", 1), ("done", 1)]
     assert (runs[0].error or "").startswith("Traceback")
     assert "DataError: there is no file" in (runs[0].error or "")
+
+
+def no_memory_for_two(job: Job, stopping: Callable[[], bool]) -> RunResult:
+    """Stand for a run on a device that has memory for one."""
+    taken = Path(job.model).parent / "taken"
+    try:
+        taken.mkdir()
+    except FileExistsError:
+        raise torch.OutOfMemoryError("CUDA out of memory") from None
+    try:
+        time.sleep(0.5)
+        return RunResult(diverged=False, outcome={"failed": False}, tables={})
+    finally:
+        taken.rmdir()
+
+
+@pytest.mark.slow
+def test_out_of_memory_leaves_one_at_a_time(make_plan: MakePlan, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "models" / "mine")
+    study = study_of(make_plan, tmp_path, models=[str(model)], methods=["full"], seeds=4)
+    engine, said = LocalEngine(workers=2, work=no_memory_for_two), list[str]()
+    runs = study.run(engine, on_notice=said.append)
+    assert said == ["out of memory with 2 runs at a time: 1 at a time from now on"]
+    assert [run.status for run in runs] == ["done"] * 4
+    assert sum(run.attempts for run in runs) == 5
+    assert engine.packing == 1
+
+
+@pytest.mark.slow
+def test_runs_that_are_stopped_leave_a_checkpoint_and_go_on(make_plan: MakePlan, tmp_path: Path) -> None:
+    changes = {"methods": ["full"], "training": {"epochs": 40.0}}
+    kept = study_of(make_plan, tmp_path, "kept", **changes, checkpoints={"every_minutes": 60})
+    quiet = study_of(make_plan, tmp_path, "quiet", **changes)
+    engine = LocalEngine(workers=2)
+
+    def stop_soon(report: Report) -> None:
+        threading.Timer(0.5, engine.stop).start()
+
+    kept.run(engine, on_report=stop_soon)
+    stopped = open_study(kept.folder.path)[1]
+    assert [(run.status, run.attempts) for run in stopped] == [("queued", 1)] * 2
+    assert len(list(kept.folder.path.glob("checkpoints/*/checkpoint-*"))) == 2
+    ours, theirs = quiet.run(LocalEngine(workers=2)), kept.run(LocalEngine(workers=2))
+    assert same_results(quiet.folder, kept.folder, ours, theirs)
+    assert [run.attempts for run in theirs] == [2, 2]
 
 
 def test_an_interruption_ends_the_workers(make_plan: MakePlan, tmp_path: Path, scratch: Path) -> None:
@@ -166,4 +213,4 @@ def test_an_interruption_ends_the_workers(make_plan: MakePlan, tmp_path: Path, s
 def test_there_must_be_a_worker(workers: int) -> None:
     with pytest.raises(PlanError, match=f"workers must be positive, but got {workers}; leave it out for one a core"):
         LocalEngine(workers=workers)
-    assert LocalEngine().workers == len(os.sched_getaffinity(0))
+    assert LocalEngine().packing == len(os.sched_getaffinity(0))

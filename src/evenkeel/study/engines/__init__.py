@@ -1,6 +1,36 @@
 """Where runs are executed, one file each."""
 
-from evenkeel.study.engines._contract import Engine, Job, Report
+from evenkeel._process import end_with
+from evenkeel.study.engines._contract import Engine, Event, Job, Report
+from evenkeel.study.engines._work import (
+    Outcome,
+    Raised,
+    RunStopped,
+    Stopped,
+    Work,
+    execute_job,
+    report_of,
+    settle,
+    work,
+)
 from evenkeel.study.engines.local import LocalEngine
+from evenkeel.study.engines.ray import RayEngine
 
-__all__ = ["Engine", "Job", "LocalEngine", "Report"]
+__all__ = [
+    "Engine",
+    "Event",
+    "Job",
+    "LocalEngine",
+    "Outcome",
+    "Raised",
+    "RayEngine",
+    "Report",
+    "RunStopped",
+    "Stopped",
+    "Work",
+    "end_with",
+    "execute_job",
+    "report_of",
+    "settle",
+    "work",
+]

@@ -1,0 +1,41 @@
+"""A process that ends with the one that started it, from its first moment on: this module loads nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+from typing import Any
+
+__all__ = ["end_with", "run_below"]
+
+_LOOK_SECONDS = 1.0
+
+
+def run_below(parent: int, module: str, function: str, *arguments: Any) -> None:
+    """Call a function in a process that was just started, and end by itself where the parent ends first.
+
+    Args:
+        parent: the id of the process that started this one.
+        module: where the function is; its imports may take long, and by then the parent is watched.
+        function: its name.
+        *arguments: what it is called with.
+    """
+    end_with(parent)
+    getattr(importlib.import_module(module), function)(*arguments)
+
+
+def end_with(parent: int) -> None:
+    """Let this process end by itself within seconds of the end of its parent.
+
+    Args:
+        parent: the id of the process that started this one.
+    """
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
