@@ -104,6 +104,9 @@ STUDY_ALONE: list[tuple[list[str], str]] = [
     (["--seeds", "1,-2"], r"seeds.1: .*greater than or equal to 0 \(given: -2\)"),
     (["--methods", "full,full"], "methods: 'full' stands there twice"),
     (["--workers", "0"], "workers must be positive, but got 0; leave it out for one a core"),
+    (["--engine", "rya"], "unknown engine 'rya': did you mean 'ray'\\? Known: local, ray"),
+    (["--address", "auto"], "--address auto names a Ray cluster, and the engine is local; add --engine ray"),
+    (["--engine", "ray", "--workers", "0"], "workers must be positive, but got 0; leave it out to fill the cluster"),
 ]
 FINETUNE_ALONE: list[tuple[list[str], str]] = [
     (["--methods", "full,component-clip"], r"finetune trains one model on one task, .*join methods with \+ .*study"),
@@ -341,6 +344,7 @@ def test_a_report_of_nothing(evenkeel: Callable[..., Any], begun: list[object], 
 # --- through a real process
 
 
+@pytest.mark.slow
 def test_a_real_process_says_it_and_exits_with_2(here: Path) -> None:
     program = Path(sys.executable).with_name("evenkeel")
     environment = {name: value for name, value in os.environ.items() if name != "EVENKEEL_GLUE_DIR"}

@@ -315,6 +315,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inline")
 def test_ctrl_c_exits_with_130_and_the_same_command_finishes(
     evenkeel: Call, small_data: Path, small_model: Path, tmp_path: Path

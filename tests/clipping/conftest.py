@@ -12,7 +12,11 @@ import pytest
 from evenkeel.clipping import cpu
 
 
-@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["kernels", "torch"], scope="module")
+@pytest.fixture(
+    params=[True, pytest.param(False, marks=[pytest.mark.slow, pytest.mark.matrix])],
+    ids=["kernels", "torch"],
+    scope="module",
+)
 def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "available", lambda: request.param)

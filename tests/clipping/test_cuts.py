@@ -279,6 +279,7 @@ def on_a_rank(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_the_views_of_all_ranks_together_are_those_of_one_process(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ranks = [context.Process(target=on_a_rank, args=(rank, tmp_path)) for rank in range(2)]

@@ -232,6 +232,7 @@ def compiler() -> Any:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("max_norm", MAX_NORMS)
 @pytest.mark.parametrize("nonfinite", ["propagate", "zero"])

@@ -237,6 +237,7 @@ def test_nothing_of_a_transform_is_left_behind() -> None:
         with_gradients(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", ["number", "mapping", "rows"])
 def test_it_compiles_as_one_graph(threshold: str) -> None:
     model, parts = fused()

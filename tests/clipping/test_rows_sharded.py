@@ -15,6 +15,8 @@ from tests.clipping._sharded import POISONED, close, traffic
 from evenkeel import clip_grad_norm_, components
 from evenkeel.clipping.thresholds import WeightRelative
 
+pytestmark = pytest.mark.slow  # many ranks
+
 ONE = {(("c10d.allreduce_", 1),)}
 CALLS = [("tensor", 2.0, "propagate"), ("role", 3.0, "propagate"), ("global", float("inf"), "zero")]
 

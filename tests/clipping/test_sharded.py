@@ -168,6 +168,7 @@ def test_parameters_that_fsdp1_hides_are_refused() -> None:
 # --- ranks themselves
 
 
+@pytest.mark.slow
 def test_a_failure_on_a_rank_is_told_with_its_rank_and_place() -> None:
     with pytest.raises(_ranks.RankError, match=r"(?s)--- rank 1 of 2\n.*in fail_on.*ValueError: as asked"):
         _ranks.run(2, _jobs.fail_on, 1)

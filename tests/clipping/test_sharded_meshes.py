@@ -7,6 +7,8 @@ from tests import _ranks
 from tests.clipping import _jobs, _layouts
 from tests.clipping._sharded import assert_as_in_one_process, clips, traffic
 
+pytestmark = pytest.mark.slow  # four ranks on two cores
+
 SUM, MOVED = "c10d.allreduce_", "c10d_functional.all_reduce"
 
 

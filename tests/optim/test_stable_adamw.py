@@ -616,6 +616,7 @@ def on_a_rank(foreach: bool | None) -> tuple[list[Tensor], list[list[float]], li
     return [weight.detach() for weight in whole], told, counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("foreach", [None, False])
 def test_the_mean_is_that_of_the_whole_tensor(foreach: bool | None) -> None:
     end, rms = twin(sharded_weight(), sharded_grads(), 0.1, eps=0.1)

@@ -232,6 +232,7 @@ def rotary(model: nn.Module) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize(("kind", "model_type"), _zoo.TYPES)
 def test_every_type_behaves_as_its_roles_say(kind: str, model_type: str) -> None:
     if model_type in NOT_RUN:
@@ -257,6 +258,7 @@ def test_every_type_behaves_as_its_roles_say(kind: str, model_type: str) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_exceptions_are_types_that_there_are() -> None:
     types = {model_type for _, model_type in _zoo.TYPES}
     assert OBJECTIONS.keys() | SILENT.keys() | KEY_BIAS_MATTERS.keys() | NOT_RUN.keys() <= types

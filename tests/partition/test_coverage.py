@@ -51,6 +51,7 @@ def test_what_is_not_cut_or_not_claimed_is_a_problem(
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["lm", "seq"])
 def test_nearly_every_type_of_a_mapping_is_known_whole(kind: str) -> None:
     found = {model_type: finding.problems for (own, model_type), finding in coverage()[0].items() if own == kind}
@@ -60,6 +61,7 @@ def test_nearly_every_type_of_a_mapping_is_known_whole(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_exceptions_are_no_more_than_there_are() -> None:
     found, unbuildable = coverage()
     assert {model_type for (_, model_type), finding in found.items() if finding.problems} == set(EXCEPTIONS)
@@ -69,6 +71,7 @@ def test_exceptions_are_no_more_than_there_are() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_every_role_of_the_vocabulary_is_seen() -> None:
     seen = {role for finding in coverage()[0].values() for role in finding.roles}
     seen |= {part.role for name in FAST for part in components(_zoo.fast(name, meta=True))}
@@ -76,5 +79,6 @@ def test_every_role_of_the_vocabulary_is_seen() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_the_document_tells_what_is_so() -> None:
     assert documented() == table(), "run python -m tests.partition._coverage"

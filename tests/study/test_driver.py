@@ -268,6 +268,7 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ["started", "ended"])
 def test_a_disk_that_is_full_stops_the_study_and_loses_nothing(
     make_plan: MakePlan, folder: StudyFolder, tmp_path: Path, event: str

@@ -45,6 +45,7 @@ def saved(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
+@pytest.mark.slow
 def test_plain_transformers_loads_it_and_predicts_the_same(saved: Path) -> None:
     texts = json.dumps([text for text, _ in rows(24)])
     done = subprocess.run(

@@ -111,6 +111,7 @@ def plan(make_plan: MakePlan) -> Plan:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_twenty_kills_change_nothing(plan: Plan, tmp_path: Path) -> None:
     quiet = StudyFolder(tmp_path / "quiet")
     ours = Study(plan, quiet).run(LocalEngine(workers=WORKERS))

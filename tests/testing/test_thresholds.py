@@ -203,6 +203,7 @@ class TestCollected(ThresholdContract):
         return Percentile(25)
 
 
+@pytest.mark.slow
 def test_it_needs_no_pytest() -> None:
     code = "import sys; sys.modules['pytest'] = None; import evenkeel.testing; print('_pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

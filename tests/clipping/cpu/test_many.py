@@ -161,6 +161,7 @@ def test_a_mixed_model_takes_both_ways() -> None:
         torch.testing.assert_close(got.double(), wanted, rtol=4e-3 if got.dtype == torch.bfloat16 else 3e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_without_numba_clipping_works() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
@@ -186,6 +187,7 @@ def test_what_is_not_clipped_counts_as_unchanged() -> None:
     assert [tensor._version - was for tensor, was in zip(tensors, before, strict=True)] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_thread_that_outlives_the_main_one_goes_on_alone() -> None:
     code = (
         "import threading, torch, evenkeel as ek\n"
@@ -204,6 +206,7 @@ def test_a_thread_that_outlives_the_main_one_goes_on_alone() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_without_compiling_clipping_works() -> None:
     code = (
         "import torch, evenkeel\n"

@@ -24,7 +24,7 @@ from evenkeel.clipping.gpu._boxes import COLUMNS, boxes
 from evenkeel.clipping.gpu._pointers import PointerTable
 from evenkeel.errors import GradientError
 
-pytestmark = pytest.mark.slow  # Triton's interpreter is slow, and a GPU is what these are for
+pytestmark = [pytest.mark.slow, pytest.mark.matrix]  # Triton's interpreter is slow, and a GPU is what these are for
 
 CPU = torch.device("cpu")
 INF, NAN = math.inf, math.nan

@@ -27,6 +27,7 @@ def autoclip(rows: Rows, p: float, window: int) -> tuple[Rows, Rows]:
     return thresholds, coefficients
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     st.integers(0, 10**6),

@@ -21,7 +21,7 @@ from evenkeel.clipping.gpu import COLUMNS
 from evenkeel.errors import OptimizerError
 from evenkeel.optim.gpu import AdamWSegments, _segments
 
-pytestmark = pytest.mark.slow  # Triton's interpreter is slow, and a GPU is what these are for
+pytestmark = [pytest.mark.slow, pytest.mark.matrix]  # Triton's interpreter is slow, and a GPU is what these are for
 
 interpreted = test_segments.interpreted  # a fixture
 

@@ -17,7 +17,7 @@ from evenkeel.optim import ClippedAdamW, _clipped_adamw
 from evenkeel.optim._jobs import Jobs
 from evenkeel.optim.gpu import OnGpu
 
-pytestmark = pytest.mark.slow  # Triton's interpreter is slow, and a GPU is what these are for
+pytestmark = [pytest.mark.slow, pytest.mark.matrix]  # Triton's interpreter is slow, and a GPU is what these are for
 
 interpreted = test_segments.interpreted  # a fixture
 

@@ -75,6 +75,7 @@ def alive(pid: int) -> bool:
 # --- a grid on two workers
 
 
+@pytest.mark.slow
 def test_two_workers_give_bit_for_bit_what_this_process_gives(make_plan: MakePlan, tmp_path: Path) -> None:
     there, here = study_of(make_plan, tmp_path, "there"), study_of(make_plan, tmp_path, "here")
     seen: list[Report] = []
@@ -96,6 +97,7 @@ def test_two_workers_give_bit_for_bit_what_this_process_gives(make_plan: MakePla
 # --- workers that die
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_nothing(make_plan: MakePlan, tmp_path: Path, scratch: Path) -> None:
     study = study_of(make_plan, tmp_path, methods=["full"], seeds=1, training={"epochs": 20.0})
     killer = kill_in_mid_run(scratch, deaths=1)

@@ -17,6 +17,8 @@ from tests.tasks.grammar._reader import read
 from evenkeel.errors import DataError
 from evenkeel.tasks.grammar import TASKS, VOCABULARY, WORD_CLASSES, pairs, rows, sentences
 
+pytestmark = pytest.mark.slow  # thousands of sentences are drawn and read again
+
 PARTS = ("train", "validation", "test")
 PAIR_TASKS = ("entailment", "paraphrase")
 
