@@ -2,19 +2,21 @@
 
     python benchmarks/methods.py [--repeat 5] [--methods mixout,sam] [--rows 16] [--tokens 64]
 
-The model is a BERT of MiniLM's shape (6 layers, 384 wide). Each training has a process of its own, forked from one that
-has imported everything; all methods take their turn in each round, so that whatever else the machine does befalls all
-of them. Time is the median step of a training, without its first two; what happens once, before the first step, is
-told apart (``begins``). A ratio is the median over the rounds of (this method / full in the same round), with the
-quartiles in brackets. Memory is how far the process's resident size (on a GPU: what torch allocated there) rises at its
-peak above what it was with the model loaded, as a ratio to the same of ``full``.
+The model is a BERT of MiniLM's shape (6 layers, 384 wide). All methods take their turn in each round, one training after
+the other in this process, so that whatever else the machine does befalls all of them. Time is the median step of a
+training, without its first two; what happens once, before the first step, is told apart. A ratio is the median over the
+rounds of (this method / full in the same round), with the quartiles in brackets. Memory is how far the process's
+resident size (on a GPU: what torch allocated there) rises at its peak above what it was with the model loaded, as a
+ratio to the same of ``full``; what is freed goes back to the system at once, for which the program starts itself again
+with ``MALLOC_MMAP_THRESHOLD_``.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
-import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -54,8 +56,11 @@ def train(method: str, rows: int, tokens: int) -> tuple[float, float, float]:
     set_seed(0)
     model = AutoModelForSequenceClassification.from_config(BertConfig(**MINILM))
     clock = Clock()
+    gc.collect()
     before = resident()
     reset_peak()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
@@ -87,11 +92,9 @@ MINILM: dict[str, Any] = {
 def measure(methods: list[str], repeat: int, rows: int, tokens: int) -> None:
     """Train by each method in each round, and print the table."""
     found: dict[str, list[tuple[float, float, float]]] = {method: [] for method in ["full", *methods]}
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["evenkeel.integrations.transformers", "evenkeel.methods", "peft"])
+    train("full", rows, tokens)  # what happens once in a process
     for number, method in itertools.product(range(repeat), found):
-        with forks.Pool(1) as pool:
-            found[method].append(pool.apply(train, (method, rows, tokens)))
+        found[method].append(train(method, rows, tokens))
         print(f"\rround {number + 1} of {repeat}: {method:24}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     full, lines = found["full"], []
@@ -114,6 +117,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     given = parser.parse_args()
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606  ourselves
     chosen = given.methods.split(",") if given.methods else [name for name in known_methods() if name != "full"]
     measure(chosen, given.repeat, given.rows, given.tokens)
 

@@ -10,8 +10,8 @@ from evenkeel.testing import MethodContract
 __all__ = ["arguments"]
 
 _FIRST_TIER = {"test_is_a_configuration", "test_core", "test_neutral_setting_equals_its_twin"}
-# The two that differ most from BERT; every other architecture is left to the whole second tier.
-_ALWAYS = {"test_on_albert", "test_on_llama"}
+# What differs most from BERT, whose tests are always run; every other architecture is left to the whole second tier.
+_ALWAYS = {"test_on_albert"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

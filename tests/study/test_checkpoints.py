@@ -91,6 +91,7 @@ METHODS = [
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_method_goes_on(make_plan: MakePlan, how: Checkpointing, method: str) -> None:
     job = job_of(make_plan(methods=[method], measures={"layer_replacement": True}))
@@ -103,6 +104,7 @@ def test_every_kind_of_method_goes_on(make_plan: MakePlan, how: Checkpointing, m
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_loss_curve_of_means_goes_on_too(make_plan: MakePlan, how: Checkpointing) -> None:
     job = job_of(make_plan(training={"epochs": 50.0, "precision": "bf16"}))  # 200 steps, 3 to a point
     whole = run(job)

@@ -182,6 +182,7 @@ class Seen:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_runs_are_spread_over_the_nodes(cluster: Any) -> None:
     engine = RayEngine(address=cluster.address, work=Seen(seconds=0.5))
     outcomes = [report.result.outcome for report in engine.run(jobs_of(6)) if report.result]
@@ -192,6 +193,7 @@ def test_runs_are_spread_over_the_nodes(cluster: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_shares_of_a_core_let_more_runs_in(cluster: Any) -> None:
     engine = RayEngine(address=cluster.address, resources=Resources(cpus=0.5), work=Seen())
     assert told(list(engine.run(jobs_of(4)))) == {seed: ["started", "ended"] for seed in range(4)}
@@ -199,6 +201,7 @@ def test_shares_of_a_core_let_more_runs_in(cluster: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("resources", [Resources(cpus=2), Resources(gpus=1)])
 def test_a_run_that_no_node_holds_is_refused(cluster: Any, resources: Resources) -> None:
     engine = RayEngine(address=cluster.address, resources=resources, work=Seen())
@@ -209,6 +212,7 @@ def test_a_run_that_no_node_holds_is_refused(cluster: Any, resources: Resources)
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_nodes_of_another_version_are_refused(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evenkeel.__version__", "99.0")
     with pytest.raises(EngineError, match="starts no process for runs .*a node has evenkeel .*, and the driver 99.0"):
@@ -216,6 +220,7 @@ def test_nodes_of_another_version_are_refused(cluster: Any, monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_connection_of_somebody_elses_is_left_as_it_is(cluster: Any) -> None:
     import ray
 
@@ -228,6 +233,7 @@ def test_a_connection_of_somebody_elses_is_left_as_it_is(cluster: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_the_clusters_results_are_those_of_this_process(cluster: Any, make_plan: MakePlan, tmp_path: Path) -> None:
     there, here = (Study(make_plan(), StudyFolder(tmp_path / name)) for name in ("there", "here"))
     theirs, ours = there.run(RayEngine(address=cluster.address)), here.run(InlineEngine())
@@ -239,6 +245,7 @@ def test_the_clusters_results_are_those_of_this_process(cluster: Any, make_plan:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_machines_that_see_no_files_are_sent_them(
     cluster: Any, make_plan: MakePlan, models_of_nodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +266,7 @@ def test_machines_that_see_no_files_are_sent_them(
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_machines_that_see_the_study_keep_checkpoints(cluster: Any, make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(methods=["full"], seeds=1, checkpoints={"every_steps": 1, "keep": True})
     study = Study(plan, StudyFolder(tmp_path / "study"))
@@ -267,6 +275,7 @@ def test_machines_that_see_the_study_keep_checkpoints(cluster: Any, make_plan: M
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_node_that_is_killed_in_mid_study_loses_nothing(cluster: Any, make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(training={"epochs": 30.0})
     there, here = (Study(plan, StudyFolder(tmp_path / name)) for name in ("there", "here"))
@@ -288,20 +297,24 @@ def test_a_node_that_is_killed_in_mid_study_loses_nothing(cluster: Any, make_pla
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_cluster_outlives_a_driver_that_is_killed(cluster: Any, tmp_path: Path) -> None:
     """The driver's processes end; the cluster is there for the next one."""
     script = Scripted(folder=tmp_path, acts={0: "wait", 1: "wait"})
     driver = multiprocessing.get_context("spawn").Process(target=drive, args=(cluster.address, script))
     driver.start()
-    while len(script.begun()) < 2:
-        time.sleep(0.1)
+    assert soon(lambda: len(script.begun()) == 2, seconds=240)
     driver.kill()
     driver.join()
-    deadline = time.monotonic() + 30
-    while any(map(alive, script.processes())) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(alive, script.processes()))
+    assert soon(lambda: not any(map(alive, script.processes())), seconds=30)
     assert told(list(RayEngine(address=cluster.address, work=Seen()).run(jobs_of(1)))) == {0: ["started", "ended"]}
+
+
+def soon(good: Callable[[], bool], *, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not good() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return good()
 
 
 def drive(address: str, script: Scripted) -> None:
