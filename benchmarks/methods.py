@@ -2,10 +2,10 @@
 
     python benchmarks/methods.py [--repeat 5] [--methods mixout,sam] [--rows 16] [--tokens 64]
 
-The model is a BERT of MiniLM's shape (6 layers, 384 wide). All methods take their turn in each round, one training after
-the other in this process, so that whatever else the machine does befalls all of them. Time is the median step of a
-training, without its first two; what happens once, before the first step, is told apart. A ratio is the median over the
-rounds of (this method / full in the same round), with the quartiles in brackets. Memory is how far the process's
+The model is a BERT of MiniLM's shape (6 layers, 384 wide). All methods take their turn in each round, one training
+after the other in this process, so that whatever else the machine does befalls all of them. Time is the median step of
+a training, without its first two; what happens once, before the first step, is told apart. A ratio is the median over
+the rounds of (this method / full in the same round), with the quartiles in brackets. Memory is how far the process's
 resident size (on a GPU: what torch allocated there) rises at its peak above what it was with the model loaded, as a
 ratio to the same of ``full``; what is freed goes back to the system at once, for which the program starts itself again
 with ``MALLOC_MMAP_THRESHOLD_``.

@@ -86,7 +86,7 @@ def describe(method: type[Method]) -> Description:
     Example:
         >>> from evenkeel.methods import FullFineTuning
         >>> describe(FullFineTuning).options[0].meaning
-        'the norm that the whole gradient may have; ``inf`` clips nothing.'
+        'the norm that the whole gradient may have; positive, ``inf`` clips nothing.'
     """
     body = "\n".join(_sections(method)[""])
     return Description(
