@@ -7,7 +7,7 @@ import pytest
 from evenkeel.study.engines import Engine, LocalEngine, RayEngine, Work
 from evenkeel.testing import EngineContract
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.matrix]  # processes start and die by the dozen
 
 
 class TestLocalEngine(EngineContract):
