@@ -215,6 +215,7 @@ class EngineContract(ABC):
 def _drive(contract: EngineContract, script: Scripted) -> None:
     """Be a driver in a process of its own, with its own terminal, so to speak."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background hand down to ignore it
     with _closing(contract.make(script, at_a_time=2).run(jobs_of(2))) as reports:
         for _ in reports:
             pass
