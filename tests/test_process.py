@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+from evenkeel.testing._processes import alive
+
 PARENT = """
 import multiprocessing, os, time
 from evenkeel._process import run_below
@@ -14,13 +16,6 @@ if __name__ == "__main__":
     print(child.pid, flush=True)
     time.sleep(600)
 """
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
 
 
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:

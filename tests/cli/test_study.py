@@ -18,6 +18,7 @@ import evenkeel.cli._dry_run as dry
 from evenkeel.cli.demo import DEMO_PLAN
 from evenkeel.study import Plan, Resources, RunRecord, Study, StudyFolder, calibrate, open_study
 from evenkeel.study.engines import Engine, Job, Report
+from evenkeel.testing._processes import alive
 
 Call = Callable[..., Any]
 looking = sys.modules["evenkeel.cli.status"]  # the package hides it behind the command of that name
@@ -306,13 +307,6 @@ def runs_of(out: Path) -> list[RunRecord]:
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.slow

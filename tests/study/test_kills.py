@@ -19,6 +19,7 @@ from tests.study._small import MakePlan, same_results
 
 from evenkeel.study import Plan, RunRecord, Store, Study, StudyFolder
 from evenkeel.study.engines import LocalEngine
+from evenkeel.testing._processes import alive
 
 KILLS = 20
 WORKERS = 2
@@ -40,13 +41,6 @@ def command(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
         return b""
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
 
 
 def all_end(pids: list[int], *, seconds: float = 20) -> bool:

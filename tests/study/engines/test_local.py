@@ -16,6 +16,7 @@ from tests.study._small import InlineEngine, MakePlan, same_results, save_data, 
 from evenkeel.errors import PlanError
 from evenkeel.study import RunResult, Study, StudyFolder, open_study
 from evenkeel.study.engines import Job, LocalEngine, Report
+from evenkeel.testing._processes import alive
 
 LONG = {"epochs": 100_000.0, "record_every": 1_000_000}
 
@@ -63,13 +64,6 @@ def gone(pids: list[int], *, seconds: float = 15) -> bool:
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not any(alive(pid) for pid in pids)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
 
 
 # --- a grid on two workers
