@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from evenkeel.errors import DataError
+from evenkeel.stats import _permutations, failed_regression, rank_correlation_p
 from evenkeel.stats import _rank_correlation as ranks
-from evenkeel.stats import failed_regression, rank_correlation_p
 
 
 def every_order(labels: Sequence[float], predictions: Sequence[float]) -> float:
@@ -82,7 +82,7 @@ def test_p_is_a_rank_itself_counted_and_drawn_in_portions(monkeypatch: pytest.Mo
     labels = np.arange(50)
     assert rank_correlation_p(labels, labels, permutations=99) == 1 / 100
     whole = rank_correlation_p(labels, labels % 7, seed=3)
-    monkeypatch.setattr(ranks, "_CELLS_AT_ONCE", 170)  # three rows at a time
+    monkeypatch.setattr(_permutations, "_NUMBERS_AT_ONCE", 170)  # three rows at a time
     assert rank_correlation_p(labels, labels % 7, seed=3) == whole
 
 

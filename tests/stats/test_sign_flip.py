@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evenkeel.errors import DataError
-from evenkeel.stats import _sign_flip, sign_flip_p
+from evenkeel.stats import _permutations, sign_flip_p
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_gains_by_chance_pass_no_more_often_than_alpha() -> None:
 
 def test_signs_are_drawn_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.ones(50)
-    monkeypatch.setattr(_sign_flip, "_CELLS_AT_ONCE", 170)  # three rows at a time
+    monkeypatch.setattr(_permutations, "_NUMBERS_AT_ONCE", 170)  # three rows at a time
     assert sign_flip_p(values, permutations=99) == 1 / 100
 
 

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from evenkeel.errors import DataError
-from evenkeel.stats._inputs import flat, generator, share, whole
+from evenkeel.stats._inputs import equally_many, flat, generator, share, whole
+from evenkeel.stats._permutations import permutation_p
 
-_CELLS_AT_ONCE = 2**22  # 32 MiB of random tables: many classes must not cost gigabytes
 _ROUNDING = 1e-9  # Fisher's p of exactly 1/20 comes out as 0.05000000000000001 and is no failure
 
 
@@ -128,11 +128,7 @@ def passes(p: float, alpha: float, permutations: int) -> bool:
 def _confusion(labels: ArrayLike, predictions: ArrayLike) -> NDArray[np.int64]:
     """Count labels (rows) against predictions (columns), shape ``[C, C]``, over the C classes that either holds."""
     truth, guess = _classes(labels, "labels"), _classes(predictions, "predictions")
-    if truth.size != guess.size:
-        raise DataError(
-            f"labels and predictions must be equally many, but there are {truth.size} and {guess.size}; "
-            "pass one prediction for every example, in the same order"
-        )
+    equally_many(truth, guess)
     if (truth == truth[0]).all():
         raise DataError(
             f"all {truth.size} labels are {truth[0]}, so that nothing can be associated with them; "
@@ -160,10 +156,9 @@ def _permutation_p(table: NDArray[np.int64], rng: np.random.Generator, permutati
     """Return the share of random tables with the margins of ``table`` that agree at least as often, itself counted."""
     # Permuting predictions and drawing a table with fixed margins give the same counts; a table costs C^2, not n.
     chance = stats.random_table(table.sum(axis=1), table.sum(axis=0))
-    at_once = max(1, _CELLS_AT_ONCE // table.size)
-    as_good = 1
-    for start in range(0, permutations, at_once):
-        drawn = chance.rvs(size=min(at_once, permutations - start), random_state=rng)  # [B, C, C]
-        agreements = np.trace(drawn, axis1=-2, axis2=-1)
-        as_good += int(np.count_nonzero(agreements >= np.trace(table)))
-    return as_good / (1 + permutations)
+
+    def as_good(count: int) -> int:
+        agreements = np.trace(chance.rvs(size=count, random_state=rng), axis1=-2, axis2=-1)  # [B, C, C] -> [B]
+        return int(np.count_nonzero(agreements >= np.trace(table)))
+
+    return permutation_p(as_good, permutations, numbers=table.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,6 +73,23 @@ def numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
             "such values means anything; leave diverged runs out, or pass the score that you count them with"
         )
     return finite
+
+
+def equally_many(labels: NDArray[Any], predictions: NDArray[Any]) -> None:
+    """Refuse labels and predictions that are not as many as each other.
+
+    Args:
+        labels: the true values, shape ``[n]``.
+        predictions: the predicted values.
+
+    Raises:
+        DataError: if they are not.
+    """
+    if labels.size != predictions.size:
+        raise DataError(
+            f"labels and predictions must be equally many, but there are {labels.size} and {predictions.size}; "
+            "pass one prediction for every example, in the same order"
+        )
 
 
 def whole(value: int, name: str, *, at_least: int) -> int:

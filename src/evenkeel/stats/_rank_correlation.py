@@ -8,9 +8,8 @@ from scipy import stats
 
 from evenkeel.errors import DataError
 from evenkeel.stats._chance import passes
-from evenkeel.stats._inputs import generator, numbers, share, whole
-
-_CELLS_AT_ONCE = 2**22  # 32 MiB of permuted ranks
+from evenkeel.stats._inputs import equally_many, generator, numbers, share, whole
+from evenkeel.stats._permutations import permutation_p
 
 
 def rank_correlation_p(
@@ -97,11 +96,7 @@ def failed_regression(
 
 def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     truth, guess = numbers(labels, "labels"), numbers(predictions, "predictions")
-    if truth.size != guess.size:
-        raise DataError(
-            f"labels and predictions must be equally many, but there are {truth.size} and {guess.size}; "
-            "pass one prediction for every example, in the same order"
-        )
+    equally_many(truth, guess)
     if not truth.size:
         raise DataError("labels are empty, and nothing can be tested on no examples; pass at least two")
     if (truth == truth[0]).all():
@@ -123,10 +118,10 @@ def _permutation_p(
 ) -> float:
     """Return the share of orders of ``guess`` that go with ``truth`` at least as well, the one seen counted."""
     # Variances do not depend on the order, so the sum of products says what the correlation would.
-    seen, as_good = int(truth @ guess), 1
-    at_once = max(1, _CELLS_AT_ONCE // guess.size)
-    for start in range(0, permutations, at_once):
-        count = min(at_once, permutations - start)
+    seen = int(truth @ guess)
+
+    def as_good(count: int) -> int:
         drawn = rng.permuted(np.broadcast_to(guess, (count, guess.size)), axis=1)  # [B, n]
-        as_good += int(np.count_nonzero(drawn @ truth >= seen))
-    return as_good / (1 + permutations)
+        return int(np.count_nonzero(drawn @ truth >= seen))
+
+    return permutation_p(as_good, permutations, numbers=guess.size)

@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 
 from evenkeel.errors import DataError
 from evenkeel.stats._inputs import generator, numbers, whole
+from evenkeel.stats._permutations import permutation_p
 
-_CELLS_AT_ONCE = 2**22  # 32 MiB of signs
 _ROUNDING = 1e-12  # of sums that are equal but for the order of their terms, relative to their largest possible value
 
 
@@ -45,11 +45,10 @@ def sign_flip_p(differences: ArrayLike, *, seed: int | np.random.Generator = 0, 
     values = numbers(differences, "differences")
     if not values.size:
         raise DataError("differences are empty, and nothing can be tested on no pairs; pass at least one")
-    seen, as_good = values.sum() - _ROUNDING * np.abs(values).sum(), 1
-    at_once = max(1, _CELLS_AT_ONCE // values.size)
-    for start in range(0, permutations, at_once):
-        signs = (
-            rng.integers(0, 2, size=(min(at_once, permutations - start), values.size), dtype=np.int8) * 2 - 1
-        )  # [B, n]
-        as_good += int(np.count_nonzero(signs @ values >= seen))
-    return as_good / (1 + permutations)
+    seen = values.sum() - _ROUNDING * np.abs(values).sum()
+
+    def as_good(count: int) -> int:
+        signs = rng.integers(0, 2, size=(count, values.size), dtype=np.int8) * 2 - 1  # [B, n]
+        return int(np.count_nonzero(signs @ values >= seen))
+
+    return permutation_p(as_good, permutations, numbers=values.size)
