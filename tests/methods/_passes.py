@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from tests import _models
+from tests.integrations._training import DATA, weights
 from tests.methods._by_hand import rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from evenkeel.methods import Batch, Moment, Problem
+from evenkeel import components
+from evenkeel.integrations.transformers import MethodTrainer
+from evenkeel.methods import Batch, FullFineTuning, Method, Moment, Problem, Setting
 
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 SEED = 42  # of TrainingArguments, unless told otherwise
@@ -43,6 +46,10 @@ def kl(one: Tensor, other: Tensor) -> Tensor:
 
 def symmetric(one: Tensor, other: Tensor) -> Tensor:
     return kl(one, other) + kl(other, one)
+
+
+def setting(model: nn.Module, problem: Problem = "classification") -> Setting:
+    return Setting(model=model, parts=components(model), problem=problem)
 
 
 def words(model: nn.Module, ids: Tensor) -> Tensor:
@@ -104,3 +111,18 @@ def counted(module: nn.Module) -> Iterator[Callable[[], int]]:
 def hooks(model: nn.Module) -> int:
     """How many forward hooks a model's modules have."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def assert_is_full_with_dropout(method: Method, arguments: Callable[..., TrainingArguments]) -> None:
+    """A method that does nothing gives full fine-tuning's weights, draws what it draws, and makes no pass more."""
+    found, states, passes = [], [], []
+    for one in (method, FullFineTuning()):
+        model = _models.bert(**DROPOUT)
+        with counted(model) as calls:
+            MethodTrainer(model, arguments(), methods=[one], train_dataset=DATA).train()
+        found.append(weights(model))
+        states.append(torch.get_rng_state())
+        passes.append(calls())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(states[0], states[1])
+    assert passes[0] == passes[1]

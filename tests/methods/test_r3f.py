@@ -6,18 +6,19 @@ from typing import Any
 import pytest
 import torch
 from tests import _models
-from tests.integrations._training import DATA, assert_same_weights, weights
+from tests.integrations._training import DATA, assert_same_weights
 from tests.methods._by_hand import by_hand, rows
 from tests.methods._passes import (
     DROPOUT,
     SEED,
     Seeds,
+    assert_is_full_with_dropout,
     batch_of,
-    counted,
     hooks,
     labels,
     padded,
     seed,
+    setting,
     symmetric,
     words,
 )
@@ -25,19 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import TrainingArguments
 
-from evenkeel import components
 from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers import MethodTrainer
-from evenkeel.methods import FullFineTuning, Method, Moment, Problem, Setting
+from evenkeel.methods import Method, Moment, Problem
 from evenkeel.methods.r3f import R3F
 from evenkeel.testing import MethodContract
 from evenkeel.testing._tiny import language_model
 
 Arguments = Callable[..., TrainingArguments]
-
-
-def setting(model: nn.Module, problem: Problem = "classification") -> Setting:
-    return Setting(model=model, parts=components(model), problem=problem)
 
 
 def draw(noise: str, like: Tensor, moment: Moment) -> Tensor:
@@ -109,17 +105,7 @@ def test_no_hook_is_left_also_by_an_exception() -> None:
 
 
 def test_with_no_weight_it_is_full_also_with_dropout(arguments: Arguments) -> None:
-    found, states, passes = [], [], []
-    for method in (R3F(weight=0), FullFineTuning()):
-        model = _models.bert(**DROPOUT)
-        with counted(model) as calls:
-            MethodTrainer(model, arguments(), methods=[method], train_dataset=DATA).train()
-        found.append(weights(model))
-        states.append(torch.get_rng_state())
-        passes.append(calls())
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(states[0], states[1])
-    assert passes[0] == passes[1]
+    assert_is_full_with_dropout(R3F(weight=0), arguments)
 
 
 # --- what cannot be

@@ -8,23 +8,18 @@ import torch
 from tests import _models
 from tests.integrations._training import DATA, assert_same_weights, weights
 from tests.methods._by_hand import by_hand, rows
-from tests.methods._passes import DROPOUT, Seeds, kl, labels, seed, symmetric, with_logits
+from tests.methods._passes import DROPOUT, Seeds, kl, labels, seed, setting, symmetric, with_logits
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import TrainingArguments
 
-from evenkeel import components
 from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers import MethodTrainer
-from evenkeel.methods import Batch, FullFineTuning, Method, Problem, Setting
+from evenkeel.methods import Batch, FullFineTuning, Method, Problem
 from evenkeel.methods.r_drop import RDrop
 from evenkeel.testing import MethodContract
 
 Arguments = Callable[..., TrainingArguments]
-
-
-def setting(model: nn.Module, problem: Problem = "classification") -> Setting:
-    return Setting(model=model, parts=components(model), problem=problem)
 
 
 def term(method: Method, batch: Batch) -> Tensor:
