@@ -257,6 +257,8 @@ class MethodTrainer(Trainer):
         return self._clipper
 
     def _micro_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any, *, micro: int) -> Tensor:
+        if not self.mix.acting:  # then nobody asks for the outputs either
+            return super().training_step(model, inputs, num_items_in_batch)
         self._moment = self._live.moment(self.args, self.state, micro)
         self._live.session.before_forward(self._moment)
         try:
