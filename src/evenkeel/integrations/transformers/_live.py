@@ -88,9 +88,11 @@ class LiveSession(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state into the checkpoint that was just saved, whole or not at all."""
-        kept = {"methods": self.session.state_dict(), "threshold": self._clip.state_dict()}
         folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if args.should_save and not args.save_only_model and any(kept.values()):
+        if not args.should_save or args.save_only_model or not folder.is_dir():  # a search's trials have other folders
+            return
+        kept = {"methods": self.session.state_dict(), "threshold": self._clip.state_dict()}
+        if any(kept.values()):
             beside = folder / f"{_FILE}.new"
             torch.save(kept, beside)
             os.replace(beside, folder / _FILE)
@@ -103,8 +105,7 @@ class LiveSession(TrainerCallback):
 
     def _read(self, checkpoint: Path) -> dict[str, Any]:
         file = checkpoint / _FILE
-        needed = any(self.session.state_dict()) or bool(self._clip.state_dict())
-        if not file.exists() and not needed:
+        if not file.exists() and not self._mix.acting and not self._clip.state_dict():
             return {"methods": {}, "threshold": {}}
         try:
             kept: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
