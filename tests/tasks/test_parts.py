@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evenkeel.errors import DataError
-from evenkeel.tasks import TaskSource, load_task
+from evenkeel.tasks import TaskData, TaskSource, load_task
 
 
 def write(path: Path, labels: list[str]) -> Path:
@@ -72,3 +73,45 @@ def test_a_test_file_is_read_and_checked(tmp_path: Path, source: dict[str, Path]
         DataError, match=r"mine: the test part has the label 'c', which no training example has \(a, b\)"
     ):
         load_task(TaskSource(name="mine", **source, test=held))
+
+
+def split(seed: int | None, **source: Any) -> TaskData:
+    return load_task(TaskSource(split_seed=seed, **source))
+
+
+def test_a_split_is_drawn_anew_by_its_seed() -> None:
+    plain, one, again, other = (split(seed, name="grammar/acceptability") for seed in (None, 1, 1, 2))
+    different = (plain, one, other)
+    assert len({(len(data.train), len(data.validation)) for data in different}) == 1
+    pools = [
+        sorted([*data.train["text"], *data.validation["text"]])  # nothing comes, nothing goes
+        for data in different
+    ]
+    assert pools[0] == pools[1] == pools[2]
+    assert one.train.to_dict() == again.train.to_dict()
+    assert len({tuple(data.validation["text"]) for data in different}) == 3
+    assert {data.fingerprint for data in different} == {plain.fingerprint}  # the same data, parted otherwise
+    assert one.test is not None
+    assert plain.test is not None
+    assert one.test.to_dict() == plain.test.to_dict()
+
+
+def test_halves_and_fewer_examples_come_out_of_the_new_split(tmp_path: Path) -> None:
+    files = {
+        "train": write(tmp_path / "train.csv", ["a", "b"] * 20),
+        "validation": write(tmp_path / "seen.csv", ["a", "b"] * 10),
+    }
+    data = split(4, name="mine", **files, test_split="half", max_train_samples=8)
+    assert data.test is not None
+    parts = [list(part["text"]) for part in (data.train, data.validation, data.test)]
+    assert list(map(len, parts)) == [8, 10, 10]
+    assert len({text for part in parts for text in part}) == 28
+    assert all({text.split()[0] for text in part} == {"train", "seen"} for part in parts)
+
+
+def test_a_split_without_some_label_is_refused(tmp_path: Path) -> None:
+    files = {"train": write(tmp_path / "train.csv", ["a", "b"]), "validation": write(tmp_path / "seen.csv", ["a", "b"])}
+    with pytest.raises(
+        DataError, match="mine: in the split that seed [0-9]+ draws, a part lacks labels: of 4 examples"
+    ):
+        [split(seed, name="mine", **files) for seed in range(20)]  # two of three draws part them badly

@@ -13,7 +13,7 @@ from evenkeel.errors import DataError, unknown_name
 from evenkeel.tasks._columns import answers, class_labels, classes_of, number_labels, texts
 from evenkeel.tasks._known import KNOWN
 from evenkeel.tasks._metrics import METRICS, metrics_for
-from evenkeel.tasks._parts import halves, subset
+from evenkeel.tasks._parts import halves, redrawn, subset
 from evenkeel.tasks._sources import Found, find_tables
 from evenkeel.tasks._spec import Task, TaskData, TaskSource
 
@@ -39,30 +39,42 @@ def load_task(source: TaskSource) -> TaskData:
 
     Raises:
         DataError: if the task is unknown or its data cannot be read, has a column or label missing, has one class
-            only, or has a label in validation that training lacks; if it has a test part and is to be split.
+            only, or has a label in validation that training lacks, also after a split was drawn anew; if it has a test
+            part and is to be split.
     """
     found = find_tables(source)
     task = _task(source, found)
     classes, labels = _labels(task, found.tables)
-    parts = {part: _part(task, part, table, labels[part]) for part, table in found.tables.items()}
-    if source.test_split is not None:
-        if "test" in parts:
-            raise DataError(
-                f"{task.name}: the data has a labelled test part of its own, so validation is not to be split; leave "
-                "test_split out"
-            )
-        parts |= halves(task, parts["validation"])
-    if source.max_train_samples is not None:
-        parts["train"] = subset(task, parts["train"], source.max_train_samples, classes=len(classes))
+    whole = {part: _part(task, part, table, labels[part]) for part, table in found.tables.items()}
+    parts = _cut(source, task, whole, classes=len(classes))
+    fingerprint = _fingerprint(parts)
+    if source.split_seed is not None:
+        drawn = redrawn(task, whole["train"], whole["validation"], seed=source.split_seed, classes=len(classes))
+        parts = _cut(source, task, whole | drawn, classes=len(classes))
     return TaskData(
         task=task,
         classes=None if task.problem == "causal-lm" else task.classes or classes,
         train=parts["train"],
         validation=parts["validation"],
         test=parts.get("test"),
-        fingerprint=_fingerprint(parts),
+        fingerprint=fingerprint,
         more={part: data for part, data in parts.items() if part not in _OWN_PARTS},
     )
+
+
+def _cut(source: TaskSource, task: Task, parts: dict[str, Dataset], *, classes: int) -> dict[str, Dataset]:
+    """Hold out half of validation, and keep fewer training examples, where that is asked for."""
+    cut = dict(parts)
+    if source.test_split is not None:
+        if "test" in parts:
+            raise DataError(
+                f"{task.name}: the data has a labelled test part of its own, so validation is not to be split; leave "
+                "test_split out"
+            )
+        cut |= halves(task, parts["validation"])
+    if source.max_train_samples is not None:
+        cut["train"] = subset(task, parts["train"], source.max_train_samples, classes=classes)
+    return cut
 
 
 def _task(source: TaskSource, found: Found) -> Task:

@@ -1,4 +1,4 @@
-"""Parts of parts: fewer training examples, and half of the validation part held out."""
+"""Parts of parts: another split, fewer training examples, half of the validation part held out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,44 @@ from evenkeel.tasks._spec import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["halves", "subset"]
+__all__ = ["halves", "redrawn", "subset"]
 
 _SEED = 0  # one choice for every run of every study: seeds of runs do not choose the data
+
+
+def redrawn(task: Task, train: Dataset, validation: Dataset, *, seed: int, classes: int) -> dict[str, Dataset]:
+    """Draw anew which examples are to train and which to validate on, as many of each as before.
+
+    Args:
+        task: the task.
+        train: the training part.
+        validation: the validation part.
+        seed: of the draw.
+        classes: how many classes there are; 0 where labels are none.
+
+    Returns:
+        ``train`` and ``validation``, in the order of the data.
+
+    Raises:
+        DataError: if a class is missing in the training part that was drawn, or labels are all alike in a part.
+
+    Source: Bouthillier et al. 2021, arXiv 2103.03098: data splits are a source of variance like seeds.
+    """
+    from datasets import concatenate_datasets
+
+    pool = concatenate_datasets([train, validation])
+    order = np.random.default_rng(seed).permutation(len(pool))
+    made = {
+        part: pool.select(sorted(chosen.tolist()))
+        for part, chosen in (("train", order[: len(train)]), ("validation", order[len(train) :]))
+    }
+    labels = {part: set(data["label"]) for part, data in made.items()}
+    if len(labels["train"]) < (classes or 2) or len(labels["validation"]) < 2:
+        raise DataError(
+            f"{task.name}: in the split that seed {seed} draws, a part lacks labels: of {len(pool)} examples too few "
+            "have the rarest one; do not vary the split, or give more data"
+        )
+    return made
 
 
 def subset(task: Task, train: Dataset, size: int, *, classes: int) -> Dataset:

@@ -65,6 +65,8 @@ class TaskSource:
         max_train_samples: keep this many training examples, drawn once with a fixed seed; None keeps all.
         test_split: ``"half"`` holds out half of the validation part as a test part, drawn once with a fixed seed, where
             the data has none; None leaves the parts as they are.
+        split_seed: draws anew which examples are to train and which to validate on, as many of each as before; None
+            leaves them as they are.
     """
 
     name: str
@@ -77,6 +79,7 @@ class TaskSource:
     metric: str | None = None
     max_train_samples: int | None = None
     test_split: Literal["half"] | None = None
+    split_seed: int | None = None
 
     @property
     def writes(self) -> bool:
@@ -100,7 +103,7 @@ class TaskData:
             text that answers.
         validation: the same columns.
         test: the same columns, or None where there is no labelled test part.
-        fingerprint: hash of all texts and labels.
+        fingerprint: hash of all texts and labels; of a split that was drawn anew, those of the parts as they were.
         more: further parts to score, by name.
     """
 
