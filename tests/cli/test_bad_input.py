@@ -91,7 +91,7 @@ OVER_OWN_FILES: list[tuple[list[str], str]] = [
         "max_norm names 'qeury', which is the role or path of no",
     ),
     (["--schedule", "square"], "training.schedule: .*'linear', 'cosine' or 'constant'"),
-    (["--precision", "int4"], "training.precision: .*'float32', 'bf16' or 'fp16'"),
+    (["--precision", "int4"], "training.precision: .*'float32', 'bf16', 'fp16' or 'auto'"),
     (["--out", "{here}/train.csv/out"], r"'{here}/train.csv/out' cannot be written \(.*\); choose another"),
     (["--out", "/proc/evenkeel"], r"'/proc/evenkeel' cannot be written \(.*\); choose another"),
     (["--out", "{here}"], "'{here}' .*; choose a new .*--out"),

@@ -30,9 +30,9 @@ def test_there_are_two_checkpoints_of_each_run_for_a_moment(
 
 def test_too_little_is_told(make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = Study(make_plan(), StudyFolder(tmp_path)).jobs()
-    for free, said in ((5 * 10**12, "5 TB are free"), (1000, "1 kB are free, which is too little: free some")):
+    for free, said in ((5 * 10**12, "5.0 TB are free"), (1000, "1.0 kB are free, which is too little: free some")):
         monkeypatch.setattr("evenkeel.study._disk.shutil.disk_usage", lambda _, free=free: Usage(free))
-        notice = disk_notice(jobs, tmp_path, at_a_time=1, keep=False)
+        notice = disk_notice(jobs, tmp_path / "new", at_a_time=1, keep=False)
         assert notice.startswith("checkpoints take up to about 1")
         assert said in notice
 

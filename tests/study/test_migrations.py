@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
             kept = {
                 key: value
                 for key, value in spec.model_dump(mode="json").items()
-                if key not in ("init_seed", "order_seed", "overrides")
+                if key not in ("init_seed", "order_seed", "split_seed", "overrides")
             }
             row = (spec.id, place, json.dumps(kept), status, 1, json.dumps(outcome) if outcome else None, None, "")
             connection.execute("INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)

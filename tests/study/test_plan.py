@@ -57,7 +57,7 @@ def test_every_field_of_the_recipe_makes_another_run(field: str) -> None:
 
 @pytest.mark.parametrize("field", [name for name in RunSpec.model_fields if name != "training"])
 def test_every_field_of_a_run_makes_another_run(field: str) -> None:
-    others = {"seed": 2, "init_seed": 1, "order_seed": 1, "overrides": {"adam_beta2": 0.98}}
+    others = {"seed": 2, "init_seed": 1, "order_seed": 1, "split_seed": 1, "overrides": {"adam_beta2": 0.98}}
     changed = {**SPEC.model_dump(), field: others.get(field, "other")}
     assert RunSpec.model_validate(changed).id != SPEC.id
 
@@ -198,15 +198,23 @@ def test_sweeps_that_cannot_be(sweep: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("vary", "draws"),
     [
-        (["init"], [(1, 5, None), (1, 7, None)]),
-        (["order"], [(1, None, 5), (1, None, 7)]),
-        (["init", "order"], [(1, 5, 5), (1, 5, 7), (1, 7, 5), (1, 7, 7)]),
-        ([], [(5, None, None), (7, None, None)]),
+        (["init"], [(1, 5, None, None), (1, 7, None, None)]),
+        (["order"], [(1, None, 5, None), (1, None, 7, None)]),
+        (["split"], [(1, None, None, 5), (1, None, None, 7)]),
+        (["init", "order"], [(1, 5, 5, None), (1, 5, 7, None), (1, 7, 5, None), (1, 7, 7, None)]),
+        (["split", "init"], [(1, 5, None, 5), (1, 7, None, 5), (1, 5, None, 7), (1, 7, None, 7)]),
+        ([], [(5, None, None, None), (7, None, None, None)]),
     ],
 )
 def test_what_is_not_varied_stays_fixed(vary: list[str], draws: list[tuple[int, ...]]) -> None:
     plan = made(methods=["full"], seeds=[5, 7], vary=vary)
-    assert [(run.seed, run.init_seed, run.order_seed) for run in plan.grid()] == draws
+    assert [(run.seed, run.init_seed, run.order_seed, run.split_seed) for run in plan.grid()] == draws
+    assert all(run.task.split_seed == run.split_seed for run in plan.grid())
+
+
+def test_a_task_may_have_a_split_of_its_own() -> None:
+    plan = made(tasks=[{"name": "rte", "split_seed": 3}], methods=["full"], seeds=[5])
+    assert [run.split_seed for run in plan.grid()] == [3]
 
 
 def test_rules_choose_runs() -> None:
@@ -333,7 +341,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"training": {"schedule": "square"}}, r"schedule: .*'linear', 'cosine' or 'constant' \(given: 'square'\)"),
         ({"measures": {"layer_replacment": True}}, "unknown key 'layer_replacment': did you mean 'layer_replacement'"),
         ({"measures": {"layer_replacement": "much"}}, r"measures.layer_replacement: .*boolean.*\(given: 'much'\)"),
-        ({"training": {"precision": "int8"}}, r"precision: .*'float32', 'bf16' or 'fp16' \(given: 'int8'\)"),
+        ({"training": {"precision": "int8"}}, r"precision: .*'float32', 'bf16', 'fp16' or 'auto' \(given: 'int8'\)"),
     ],
     ids=str,
 )

@@ -62,15 +62,15 @@ def test_no_byte_of_a_study_tells_of_its_owner(make_plan: MakePlan, home: Path) 
     )  # fmt: skip
     study = Study(plan, StudyFolder(home / "study"))
 
-    def hide_the_data_from_the_second(report: Report) -> None:
+    def hide_the_model_from_the_second(report: Report) -> None:
         if report.job.spec.seed == 2:
-            hidden, shown = data / "hidden.csv", data / "train.csv"
+            hidden, shown = model.with_name("hidden"), model
             (shown.rename(hidden), forget()) if report.event == "started" else hidden.rename(shown)
 
-    runs = study.run(InlineEngine(), on_report=hide_the_data_from_the_second)
+    runs = study.run(InlineEngine(), on_report=hide_the_model_from_the_second)
     write_report(study.folder.path)
     assert [run.status == "error" for run in runs] == [False, True, False]
-    assert f"there is no file '~{str(data / 'train.csv').removeprefix(str(home))}'" in (runs[1].error or "")
+    assert f"'~{str(model).removeprefix(str(home))}'" in (runs[1].error or "")
 
     searched = dict(contents(study.folder.path))
     assert any("checkpoint-6/optimizer.pt:" in name for name in searched)
@@ -86,7 +86,7 @@ def test_no_byte_of_a_study_tells_of_its_owner(make_plan: MakePlan, home: Path) 
 def forget() -> None:
     from evenkeel.study import _prepare
 
-    for kept in (_prepare.prepare, _prepare.load_data):
+    for kept in (_prepare.prepare, _prepare.load_data, _prepare.locate_model):
         kept.cache_clear()
 
 

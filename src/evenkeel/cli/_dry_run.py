@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenkeel.cli._console import console
-from evenkeel.cli._words import duration, size
+from evenkeel.cli._words import duration
 from evenkeel.study import (
     Estimate,
     Plan,
@@ -21,8 +21,10 @@ from evenkeel.study import (
     Study,
     StudyFolder,
     calibrate_side_by_side,
+    disk_notice,
     estimate,
     open_study,
+    size,
 )
 from evenkeel.study.engines import LocalEngine
 
@@ -40,7 +42,7 @@ def dry_run(plan: Plan, out: Path, *, workers: int | None = None) -> None:
     Raises:
         EvenkeelError: if the plan cannot be.
     """
-    at_a_time = LocalEngine(workers=workers).packing
+    at_a_time = LocalEngine(workers=workers, resources=plan.resources).packing
     with console.status("checking the plan, loading data and model"):
         jobs = Study(plan, StudyFolder(out)).jobs()
     done = _done(out)
@@ -51,6 +53,9 @@ def dry_run(plan: Plan, out: Path, *, workers: int | None = None) -> None:
     with console.status("training a few steps to see what a run takes"):
         found = estimate(left, workers=at_a_time, calibrated=partial(calibrate_side_by_side, workers=at_a_time))
     console.print(estimated(found, at_a_time))
+    if plan.checkpoints.wanted:
+        console.print(disk_notice(left, out, at_a_time=at_a_time, keep=plan.checkpoints.keep), highlight=False)
+    console.print("nothing was written", style="dim")
 
 
 def _done(out: Path) -> set[str]:
@@ -132,4 +137,4 @@ def estimated(found: Estimate, workers: int) -> RenderableType:
         f"about {duration(found.seconds)} with {workers} at a time, {size(found.disk)} on disk, up to "
         f"{size(found.memory)} of memory for each run at a time; from a few steps of each, so take it as a guess"
     )
-    return Group(Text(), table, Text(), Text(sums), Text("nothing was written", style="dim"))
+    return Group(Text(), table, Text(), Text(sums))

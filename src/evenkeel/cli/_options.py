@@ -46,6 +46,10 @@ MaxTrainSamples = Annotated[
 TestSplit = Annotated[
     str | None, typer.Option(help="half: hold out half of the validation part as test part.", rich_help_panel=_DATA)
 ]
+SplitSeed = Annotated[
+    int | None,
+    typer.Option(help="Draw training and validation part anew, as large as they are.", rich_help_panel=_DATA),
+]
 ModelName = Annotated[str, typer.Option("--model", help="A folder, a hub id, or tiny, which is built in.")]
 
 LearningRate = Annotated[
@@ -59,7 +63,9 @@ MaxLength = Annotated[int, typer.Option(help="Longer texts are cut, in tokens.",
 WeightDecay = Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=_RECIPE)]
 Warmup = Annotated[float, typer.Option(help="Share of steps in which the rate rises.", rich_help_panel=_RECIPE)]
 Schedule = Annotated[str, typer.Option(help="linear, cosine or constant.", rich_help_panel=_RECIPE)]
-Precision = Annotated[str, typer.Option(help="float32, bf16 or fp16 (autocast).", rich_help_panel=_RECIPE)]
+Precision = Annotated[
+    str, typer.Option(help="float32, bf16 or fp16 (autocast); auto: as the device likes it.", rich_help_panel=_RECIPE)
+]
 GroupByLength = Annotated[bool, typer.Option(help="Batches of like lengths: less padding.", rich_help_panel=_RECIPE)]
 
 
@@ -107,6 +113,7 @@ def _shared(
     metric: MetricName = None,
     max_train_samples: MaxTrainSamples = None,
     test_split: TestSplit = None,
+    split_seed: SplitSeed = None,
     learning_rate: LearningRate = 2e-5,
     epochs: Epochs = 3.0,
     batch_size: BatchSize = 16,
@@ -127,6 +134,7 @@ def _shared(
         "metric": metric,
         "max_train_samples": max_train_samples,
         "test_split": test_split,
+        "split_seed": split_seed,
     }
     return Shared(
         task={key: value for key, value in files.items() if value is not None},

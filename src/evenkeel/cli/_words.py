@@ -1,10 +1,10 @@
-"""Times and sizes as people say them."""
+"""Times and scores as people say them."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["duration", "number", "size"]
+__all__ = ["duration", "number"]
 
 
 def duration(seconds: float) -> str:
@@ -30,26 +30,6 @@ def duration(seconds: float) -> str:
     if minutes < 600:
         return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
     return f"{minutes / 60:.0f} h" if minutes < 72 * 60 else f"{minutes / 60 / 24:.1f} days"
-
-
-def size(count: float) -> str:
-    """Write a number of bytes.
-
-    Args:
-        count: bytes.
-
-    Returns:
-        Its text, in decimal units.
-
-    Example:
-        >>> size(812), size(24_300), size(3_460_000_000)
-        ('812 bytes', '24 kB', '3.5 GB')
-    """
-    if count < 1000:
-        return f"{count:.0f} bytes"
-    power = min(4, int(math.log10(count) // 3))
-    value = count / 1000**power
-    return f"{value:.{0 if value >= 10 else 1}f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 def number(value: float) -> str:

@@ -151,8 +151,8 @@ def cells(plan: Plan, runs: Iterable[RunRecord]) -> list[Cell]:
 _Key = tuple[tuple[str, str], tuple[str, str], str, str]  # data, model, recipe, method
 
 
-def _draw(run: RunRecord) -> tuple[int, int, int]:
-    return run.spec.seed, run.spec.init_seed or 0, run.spec.order_seed or 0
+def _draw(run: RunRecord) -> tuple[int, ...]:
+    return run.spec.seed, run.spec.init_seed or 0, run.spec.order_seed or 0, run.spec.split_seed or 0
 
 
 def _labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

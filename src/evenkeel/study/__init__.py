@@ -3,7 +3,7 @@
 from evenkeel.study._amend import amended
 from evenkeel.study._calibrate import Calibration, calibrate, calibrate_side_by_side
 from evenkeel.study._checkpoints import Checkpointing
-from evenkeel.study._disk import checkpoint_disk
+from evenkeel.study._disk import checkpoint_disk, disk_notice, size
 from evenkeel.study._estimate import Estimate, Share, estimate
 from evenkeel.study._execute import RunResult, execute
 from evenkeel.study._finetune import finetune_one
@@ -39,6 +39,7 @@ __all__ = [
     "calibrate",
     "calibrate_side_by_side",
     "checkpoint_disk",
+    "disk_notice",
     "estimate",
     "execute",
     "finetune_one",
@@ -46,4 +47,5 @@ __all__ = [
     "open_study",
     "prepare",
     "recipe_names",
+    "size",
 ]

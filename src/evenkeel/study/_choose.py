@@ -16,7 +16,7 @@ __all__ = ["Rule", "chosen", "refuse_rules", "renamed"]
 
 Rule = Mapping[str, Any]  # field -> a value, or a list of them
 
-_PLAIN = ("task", "model", "method", "seed", "init_seed", "order_seed")
+_PLAIN = ("task", "model", "method", "seed", "init_seed", "order_seed", "split_seed")
 
 
 def chosen(run: PlannedRun, include: Sequence[Rule], exclude: Sequence[Rule]) -> bool:

@@ -89,6 +89,7 @@ def execute(
     save_to: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     checkpointing: Checkpointing | None = None,
+    inputs: Path | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Train and evaluate one run.
@@ -101,6 +102,7 @@ def execute(
         save_to: a folder to save the fine-tuned model and its tokenizer in, unless it diverged; None keeps nothing.
         callbacks: more callbacks for the Trainer.
         checkpointing: where and how often to keep a checkpoint, and to look for one to go on from; None keeps none.
+        inputs: where the task's data and tokens were written to; None reads and tokenises.
         stopping: asked now and then where checkpoints are kept; once it says yes, the run leaves one and stops.
 
     Returns:
@@ -110,7 +112,7 @@ def execute(
         DataError: if data or model are not those that the specification was made from.
         RunStopped: if it stopped because ``stopping`` said so.
     """
-    prepared = prepare(task, model, spec.training.max_length)
+    prepared = prepare(task, model, spec.training.max_length, inputs)
     if (prepared.data.fingerprint, prepared.model.fingerprint) != (spec.data_fingerprint, spec.model_fingerprint):
         raise DataError(
             f"the files of task {spec.task} or model {spec.model} were changed while the study ran; put them back "

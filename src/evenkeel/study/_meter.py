@@ -26,7 +26,7 @@ class Spent:
         wall_seconds: time that passed.
         cpu_seconds: time of this process on all cores.
         peak_memory: the most bytes by place: ``host``, what of this process was in the machine's memory; on a GPU also
-            ``device``, what tensors took there.
+            ``device``, what tensors took there, and ``device_reserved``, what torch had set aside for them.
     """
 
     wall_seconds: float = 0.0
@@ -60,6 +60,7 @@ class Meter:
         peak = {"host": _peak_on_host()}
         if torch.cuda.is_available():
             peak["device"] = torch.cuda.max_memory_allocated()
+            peak["device_reserved"] = torch.cuda.max_memory_reserved()
         return Spent(
             wall_seconds=time.perf_counter() - self._wall,
             cpu_seconds=time.process_time() - self._cpu,

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _MOST_SEEDS = 100_000  # as a count; a larger number was meant as a seed
+_Draw = tuple[int, int | None, int | None, int | None]
 _FIXED_SEED = 1  # of what is not varied, where the plan says what is
 
 
@@ -52,7 +53,7 @@ class Plan(Frozen):
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny",)
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("full", "gradual-unfreezing", "component-clip")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
-    vary: tuple[Literal["init", "order"], ...] = Field(default=(), description="seeds vary these alone, apart")
+    vary: tuple[Literal["init", "order", "split"], ...] = Field(default=(), description="seeds vary these alone, apart")
     training: Training = Training()
     overrides: dict[str, Any] = Field(default={}, description="fields of TrainingArguments")
     sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
@@ -129,6 +130,8 @@ class Plan(Frozen):
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise ValueError(f"sweep.{key}: {shown(twice)} stands there twice")
+        if "auto" in self.sweep.get("training.precision", ()):
+            raise ValueError("sweep.training.precision: auto is one of the others; name those that you want to compare")
         self.recipes()
         if self.include or self.exclude:
             refuse_rules({"include": self.include, "exclude": self.exclude}, self._whole_grid())
@@ -185,15 +188,16 @@ class Plan(Frozen):
     def _whole_grid(self) -> Iterator[PlannedRun]:
         recipes, methods = self.recipes(), self.expanded_methods()
         places = itertools.product(self.tasks, self.models, self._draws(), recipes, methods)
-        for task, model, (seed, init, order), (training, overrides), method in places:
-            yield PlannedRun(task, model, method, seed, init, order, training, overrides)
+        for task, model, (seed, init, order, split), (training, overrides), method in places:
+            drawn = task if split is None else task.model_copy(update={"split_seed": split})
+            yield PlannedRun(drawn, model, method, seed, init, order, drawn.split_seed, training, overrides)
 
-    def _draws(self) -> list[tuple[int, int | None, int | None]]:
-        """Return the seed, and those of head and order, of every draw: all pairs where both are varied apart."""
+    def _draws(self) -> list[_Draw]:
+        """Return the seed, and those of head, order and split, of every draw: all combinations of what is varied."""
         if not self.vary:
-            return [(seed, None, None) for seed in self.seeds]
-        inits, orders = (self.seeds if name in self.vary else (None,) for name in ("init", "order"))
-        return [(_FIXED_SEED, init, order) for init, order in itertools.product(inits, orders)]
+            return [(seed, None, None, None) for seed in self.seeds]
+        inits, orders, splits = (self.seeds if name in self.vary else (None,) for name in ("init", "order", "split"))
+        return [(_FIXED_SEED, init, order, split) for split, init, order in itertools.product(splits, inits, orders)]
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenkeel.errors import DataError
 from evenkeel.models import ModelSource, find_model, load_tokenizer, longest_text
+from evenkeel.study._inputs import Inputs, read_inputs
 from evenkeel.study._language import tokenised
 from evenkeel.study._plan import TaskPlan
 from evenkeel.tasks import TaskData, load_task
@@ -17,47 +18,26 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "data_comes_from", "load_data", "locate_model", "prepare"]
+__all__ = ["Prepared", "load_data", "locate_model", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(Inputs):
     """A task tokenised for a model.
 
     Attributes:
-        data: the task's data.
         model: where the model is.
         tokenizer: the model's tokenizer.
-        max_length: the most tokens that an example has.
-        parts: ``train``, ``validation``, and ``test`` and others where there are: token ids, ``label``, ``length``. A
-            causal language model has ``labels`` in place of ``label``, one for each token.
     """
 
-    data: TaskData
     model: ModelSource
     tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    parts: dict[str, Dataset]
-
-
-_elsewhere: dict[TaskPlan, Callable[[], TaskData]] = {}
-
-
-def data_comes_from(task: TaskPlan, fetch: Callable[[], TaskData]) -> None:
-    """Let this process have a task's data from somebody who has read it: its files may lie on another machine.
-
-    Args:
-        task: the task.
-        fetch: returns the data; called when a run needs it, instead of reading files.
-    """
-    _elsewhere[task] = fetch
 
 
 @lru_cache(maxsize=8)
 def load_data(task: TaskPlan) -> TaskData:
     """Load a task's data, once in this process."""
-    fetch = _elsewhere.get(task)
-    return fetch() if fetch else load_task(task.source())
+    return load_task(task.source())
 
 
 @lru_cache(maxsize=8)
@@ -67,13 +47,14 @@ def locate_model(name: str) -> ModelSource:
 
 
 @lru_cache(maxsize=4)
-def prepare(task: TaskPlan, model: str, max_length: int) -> Prepared:
+def prepare(task: TaskPlan, model: str, max_length: int, inputs: Path | None = None) -> Prepared:
     """Load data, model and tokenizer, and tokenise.
 
     Args:
         task: the task.
         model: name, folder or hub id.
         max_length: longer texts are cut, in tokens; what the model takes is the limit in any case.
+        inputs: where the same was written before, to be read from there; None loads and tokenises.
 
     Returns:
         What a run needs.
@@ -82,17 +63,23 @@ def prepare(task: TaskPlan, model: str, max_length: int) -> Prepared:
         DataError: if the data is wrong, or a text has no tokens.
         ModelError: if the model or its tokenizer cannot be found or loaded.
     """
-    data, source = load_data(task), locate_model(model)
+    source = locate_model(model)
     tokenizer = load_tokenizer(source)
-    max_length = min(max_length, longest_text(source, tokenizer))
-    made = _tokenised
-    if data.problem == "causal-lm":
-        made, tokenizer.padding_side = tokenised, "right"  # in training; whoever generates pads on the left itself
+    if inputs is None:
+        found = _made(task, tokenizer, min(max_length, longest_text(source, tokenizer)))
+    else:
+        found = read_inputs(inputs)
+    if found.data.problem == "causal-lm":
+        tokenizer.padding_side = "right"  # in training; whoever generates pads on the left itself
+    return Prepared(data=found.data, max_length=found.max_length, parts=found.parts, model=source, tokenizer=tokenizer)
+
+
+def _made(task: TaskPlan, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Inputs:
+    data = load_data(task)
+    made = tokenised if data.problem == "causal-lm" else _tokenised
     parts = {"train": data.train, **data.scored}
-    return Prepared(
+    return Inputs(
         data=data,
-        model=source,
-        tokenizer=tokenizer,
         max_length=max_length,
         parts={name: made(part, tokenizer, max_length, f"{task.name}, {name}") for name, part in parts.items()},
     )

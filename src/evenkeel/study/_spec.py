@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from evenkeel.study._reporting import checked_places
 from evenkeel.tasks import TaskSource
@@ -48,8 +48,8 @@ class Training(Frozen):
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="decay of the learning rate"
     )
-    precision: Literal["float32", "bf16", "fp16"] = Field(
-        default="float32", description="autocast; weights are float32"
+    precision: Literal["float32", "bf16", "fp16", "auto"] = Field(
+        default="float32", description="autocast; weights are float32; auto suits the device, and runs name what it was"
     )
     group_by_length: bool = Field(
         default=True, description="batches of like lengths: faster, another order of the data"
@@ -70,6 +70,7 @@ class TaskPlan(Frozen):
     metric: str | None = None
     max_train_samples: Count | None = None
     test_split: Literal["half"] | None = None
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
 
     def source(self) -> TaskSource:
         """Return the same as the tasks know it."""
@@ -119,8 +120,19 @@ class Resources(Frozen):
 
     cpus: Positive = Field(default=1.0, description="cores of a run, and its threads; 0.5 lets two runs share one")
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="GPUs of a run, 0.25 lets four runs share one; unset: 1 where there are any (Ray)"
+        default=None, description="GPUs of a run, 0.25 lets four runs share one; unset: 1 where there are any"
     )
+
+    runs_per_gpu: Count | Literal["auto"] | None = Field(
+        default=None, description="runs that share a GPU; auto: as many as fit, by measured memory (local engine)"
+    )
+
+    @property
+    def sharing(self) -> int | Literal["auto"]:
+        """How many runs share a GPU, by whichever of the two fields says so."""
+        if self.runs_per_gpu is not None:
+            return self.runs_per_gpu
+        return int(1 / self.gpus + 1e-9) if self.gpus and self.gpus < 1 else 1
 
     @property
     def threads(self) -> int:
@@ -133,6 +145,12 @@ class Resources(Frozen):
         if value is not None and value > 1 and value != int(value):
             raise ValueError("several GPUs must be a whole number, and a share of one is less than 1")
         return value
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Resources:
+        if self.gpus is not None and self.runs_per_gpu is not None:
+            raise ValueError("gpus and runs_per_gpu both say how many runs share a GPU; keep one of them")
+        return self
 
 
 class RunSpec(Frozen):
@@ -148,6 +166,7 @@ class RunSpec(Frozen):
     training: Training
     init_seed: int | None = Field(default=None, description="of the new head, where it is not the seed")
     order_seed: int | None = Field(default=None, description="of the order of the data, where it is not the seed")
+    split_seed: int | None = Field(default=None, description="of training and validation part, where they are drawn")
     overrides: dict[str, Any] = Field(default={}, description="fields of TrainingArguments")
 
     @property
@@ -162,13 +181,13 @@ class RunSpec(Frozen):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def _silent(self) -> set[str]:
-        later = ("init_seed", "order_seed", "overrides")
+        later = ("init_seed", "order_seed", "split_seed", "overrides")
         return {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
 
     @property
     def draw(self) -> int | str:
         """What tells the run from others of its method: the seed, or those that are varied apart."""
-        apart = {"init": self.init_seed, "order": self.order_seed}
+        apart = {"init": self.init_seed, "order": self.order_seed, "split": self.split_seed}
         return ", ".join(f"{name} {seed}" for name, seed in apart.items() if seed is not None) or self.seed
 
 
@@ -181,5 +200,6 @@ class PlannedRun(NamedTuple):
     seed: int
     init_seed: int | None
     order_seed: int | None
+    split_seed: int | None
     training: Training
     overrides: dict[str, Any]

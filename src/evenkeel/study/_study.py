@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from evenkeel.study._checkpoints import Checkpointing
 from evenkeel.study._disk import disk_notice
 from evenkeel.study._driver import Driver
 from evenkeel.study._folder import StudyFolder
+from evenkeel.study._inputs import inputs_folder, write_inputs
 from evenkeel.study._interrupts import stoppable
 from evenkeel.study._places import without_places
 from evenkeel.study._plan import Plan, RunSpec, TaskPlan, Training
+from evenkeel.study._precision import suitable_precision
 from evenkeel.study._prepare import prepare
 from evenkeel.study._quiet import quieten
 from evenkeel.study._records import check_records
@@ -56,9 +58,12 @@ class Study:
 
     def _checked_jobs(self) -> list[Job]:
         check_plan(self.plan)
-        jobs = []
+        jobs, chosen = list[Job](), {}
+        if self.plan.training.precision == "auto":
+            chosen = {"precision": self._earlier_precision() or suitable_precision()}
         for run in self.plan.grid():
-            prepared = prepare(run.task, run.model, run.training.max_length)
+            training = run.training.model_copy(update=chosen)
+            prepared = prepare(run.task, run.model, training.max_length)
             spec = RunSpec(
                 task=run.task.name,
                 metric=prepared.data.task.metric,
@@ -67,14 +72,23 @@ class Study:
                 model_fingerprint=prepared.model.fingerprint,
                 method=run.method,
                 seed=run.seed,
-                training=run.training,
+                training=training,
                 init_seed=run.init_seed,
                 order_seed=run.order_seed,
+                split_seed=run.split_seed,
                 overrides=run.overrides,
             )
             jobs.append(Job(spec=spec, task=run.task, model=run.model, measures=self.plan.measures))
         check_specs(job.spec for job in jobs)
         return jobs
+
+    def _earlier_precision(self) -> str | None:
+        """Return what the device suited on which the study was begun: all of its runs are to be of one kind."""
+        if not self.folder.store.is_file():
+            return None
+        with closing(Store.reading(self.folder.store)) as store:
+            same = store.plan is not None and store.plan.training.precision == "auto"
+            return next((run.spec.training.precision for run in store.runs()), None) if same else None
 
     def run(
         self,
@@ -119,7 +133,11 @@ class Study:
                 retries=self.plan.retries, keep_checkpoints=self.plan.checkpoints.keep, on_notice=on_notice,
             )  # fmt: skip
             try:
-                with stoppable(driver.stop), closing(driver.reports(waiting)) as reports:
+                with (
+                    _with_inputs(waiting) as ready,
+                    stoppable(driver.stop),
+                    closing(driver.reports(ready)) as reports,
+                ):
                     for report in reports:  # an error of what is called ends the engine first
                         on_report(report)
             finally:
@@ -183,6 +201,19 @@ class Study:
                 f"{dropped[0].spec.task}, {dropped[0].spec.method}, {dropped[0].spec.draw}; runs can be added and not "
                 "taken away: widen include, exclude and sweep again, or choose another folder with --out"
             )
+
+
+@contextmanager
+def _with_inputs(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Write what the runs read, once for all processes; it goes when they are done."""
+    with inputs_folder() as home:
+        folders = dict[tuple[TaskPlan, str, int], Path]()
+        for job in jobs:
+            wanted = job.task, job.model, job.spec.training.max_length
+            if wanted not in folders:
+                folders[wanted] = home / str(len(folders))
+                write_inputs(prepare(*wanted), folders[wanted])
+        yield [replace(job, inputs=folders[job.task, job.model, job.spec.training.max_length]) for job in jobs]
 
 
 def _files(spec: RunSpec) -> tuple[str, str, str, str]:

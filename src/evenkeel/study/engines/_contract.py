@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from evenkeel.study._checkpoints import Checkpointing
@@ -27,6 +28,8 @@ class Job:
         measures: what it measures beside what every run records.
         checkpoints: where and how often it keeps a checkpoint; None keeps none. The folder belongs to the driver's
             machine: an engine whose processes do not see it leaves this out.
+        inputs: a folder that the task's data and tokens were written to; None lets the process make them itself. It
+            belongs to the driver's machine: a process that does not see it is told by ``inputs_come_from``.
     """
 
     spec: RunSpec
@@ -34,6 +37,7 @@ class Job:
     model: str
     measures: Measures = field(default_factory=Measures)
     checkpoints: Checkpointing | None = None
+    inputs: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

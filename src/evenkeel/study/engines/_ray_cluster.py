@@ -128,10 +128,11 @@ def _our_signals() -> Iterator[None]:
 
 
 def with_gpus(resources: Resources) -> Resources:
-    """Decide how many GPUs a run has where the plan leaves it open: one, if the cluster has any."""
+    """Decide what GPUs a run has where the plan leaves it open: one, or its share of one, if the cluster has any."""
     if resources.gpus is not None:
         return resources
-    return resources.model_copy(update={"gpus": 1.0 if import_ray().cluster_resources().get("GPU") else 0.0})
+    share = 1 / int(resources.sharing)
+    return resources.model_copy(update={"gpus": share if import_ray().cluster_resources().get("GPU") else 0.0})
 
 
 def room_for(resources: Resources) -> int:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from evenkeel.models import TINY
-from evenkeel.study._plan import TaskPlan
-from evenkeel.study._prepare import load_data, locate_model
+from evenkeel.study._prepare import locate_model
 from evenkeel.study.engines._cargo import pack
 from evenkeel.study.engines._contract import Job
 from evenkeel.study.engines._ray_cluster import import_ray
@@ -23,8 +22,7 @@ class Hold:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._data: dict[TaskPlan, Any] = {}
-        self._models: dict[str, Any] = {}
+        self._parcels: dict[Path, Any] = {}
 
     def cargo(self, job: Job, here: Here) -> Cargo:
         """Return what is to be sent along with a job.
@@ -34,19 +32,17 @@ class Hold:
             here: what the process says of itself that is to execute it.
 
         Returns:
-            References to the task's data and, for a process that does not see it, to the model's folder.
+            The model as the process is to name it, and references to what it does not see.
         """
-        if job.task not in self._data:
-            self._data[job.task] = import_ray().put(load_data(job.task))
+        inputs = None if here.sees_files or job.inputs is None else self._parcel(job.inputs)
         folder = Path(job.model).expanduser()
         if job.model == TINY or not folder.is_dir():  # of the package, or of the hub: each node has its own
-            return Cargo(data=self._data[job.task], model=job.model)
+            return Cargo(inputs=inputs, model=job.model)
         if here.sees_files:
-            return Cargo(data=self._data[job.task], model=os.path.abspath(folder))
-        return Cargo(data=self._data[job.task], model=job.model, parcel=self._parcel(job))
+            return Cargo(inputs=inputs, model=os.path.abspath(folder))
+        return Cargo(inputs=inputs, model=job.model, parcel=self._parcel(Path(locate_model(job.model).location)))
 
-    def _parcel(self, job: Job) -> Any:
-        fingerprint = job.spec.model_fingerprint
-        if fingerprint not in self._models:
-            self._models[fingerprint] = import_ray().put(pack(Path(locate_model(job.model).location)))
-        return self._models[fingerprint]
+    def _parcel(self, folder: Path) -> Any:
+        if folder not in self._parcels:
+            self._parcels[folder] = import_ray().put(pack(folder))
+        return self._parcels[folder]

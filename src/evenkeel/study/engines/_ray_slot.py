@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, final
 
 import evenkeel
+from evenkeel.study._inputs import inputs_come_from
 from evenkeel.study._plan import Resources
-from evenkeel.study._prepare import data_comes_from
 from evenkeel.study._private import private
 from evenkeel.study.engines._cargo import cache_folder, unpack
 from evenkeel.study.engines._contract import Job, Report
@@ -48,13 +48,13 @@ class Cargo:
     """What is sent along with a job, as references into Ray's object store: a node fetches each once.
 
     Attributes:
-        data: the task's data.
         model: where the model is, as the process is to name it.
+        inputs: the folder of the task's data and tokens, for a process that does not see it; None where it does.
         parcel: the model's folder, for a process that does not see it; None where it does, or where there is none.
     """
 
-    data: Any
     model: str
+    inputs: Any = None
     parcel: Any = None
 
 
@@ -90,7 +90,8 @@ class Slot:
     def execute(self, job: Job, cargo: Cargo) -> Outcome:
         """Execute a job."""
         get = import_ray().get
-        data_comes_from(job.task, partial(get, cargo.data))
+        if cargo.inputs is not None and job.inputs is not None:
+            inputs_come_from(job.inputs, lambda: get(cargo.inputs).files)
         model = cargo.model
         if cargo.parcel is not None:
             model = str(unpack(job.spec.model_fingerprint, partial(get, cargo.parcel), cache_folder()))

@@ -72,6 +72,7 @@ def execute_job(job: Job, stopping: Callable[[], bool]) -> RunResult:
         model=job.model,
         measures=job.measures,
         checkpointing=job.checkpoints,
+        inputs=job.inputs,
         stopping=stopping,
     )
 

@@ -14,6 +14,7 @@ from typing import final
 from evenkeel._process import run_below
 from evenkeel.study._private import private_traceback
 from evenkeel.study.engines._contract import Job, Report
+from evenkeel.study.engines._gpus import VISIBLE
 from evenkeel.study.engines._work import Raised, Work, report_of, settle, work
 
 __all__ = ["Worker", "serve"]
@@ -29,14 +30,16 @@ class Worker:
     Attributes:
         job: what it executes; None while it waits.
         connection: where news of it comes from; readable also when it died.
+        gpu: the only one that it sees; None lets it see what the driver does.
     """
 
-    def __init__(self, by: Work, *, threads: int) -> None:
+    def __init__(self, by: Work, *, threads: int, gpu: str | None = None) -> None:
         """Start the process, which executes jobs ``by`` that function on so many threads.
 
         It inherits that Ctrl-C is blocked: that is the driver's to answer.
         """
         self.job: Job | None = None
+        self.gpu = gpu
         self._asked_to_stop = False
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -45,7 +48,8 @@ class Worker:
             self._process.start()
         theirs.close()  # so that the end of the process ends the connection
         with suppress(*_BROKEN):  # a dead process is found out with its first job
-            self.connection.send((by, threads))  # not by its arguments: what it must import for them may take long
+            self.connection.send((threads, gpu))
+            self.connection.send(by)  # not by its arguments: what it must import for them may take long
 
     def give(self, job: Job) -> bool:
         """Hand it a job; False if the process turns out to be dead."""
@@ -119,7 +123,10 @@ def serve(connection: Connection) -> None:
         connection: what executes jobs comes from there, then jobs; and what came of them goes there.
     """
     with suppress(*_BROKEN, OSError):  # nobody is there any more
-        by, threads = connection.recv()
+        threads, gpu = connection.recv()
+        if gpu is not None:  # before anything of it is imported that might look for GPUs
+            os.environ[VISIBLE] = gpu
+        by = connection.recv()
         settle(threads)
         while (job := connection.recv()) is not None:
             outcome = work(job, stopping=connection.poll, by=by)  # whatever comes while it works, asks it to stop

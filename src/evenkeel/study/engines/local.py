@@ -13,6 +13,7 @@ import torch
 from evenkeel.errors import PlanError
 from evenkeel.study._plan import Resources
 from evenkeel.study.engines._contract import Engine, Job, Report
+from evenkeel.study.engines._gpus import Gpus
 from evenkeel.study.engines._work import Work, execute_job
 from evenkeel.study.engines._worker import Worker
 
@@ -37,20 +38,31 @@ class LocalEngine(Engine):
 
         Args:
             workers: how many runs go on at a time; None takes as many as the cores that this process may use hold, and
-                one in all where there is a GPU.
-            resources: of each run; a process has as many threads as cores, and one where it shares a core. GPUs are
-                not set aside here.
+                on GPUs no more than ``runs_per_gpu`` on each.
+            resources: of each run; a process has as many threads as cores, and one where it shares a core. Each run has
+                one GPU, where there are any, and ``runs_per_gpu`` says how many share it.
             work: what is done with a job; it must be a function of a module, or another object that can be pickled.
 
         Raises:
-            PlanError: if ``workers`` is not positive.
+            PlanError: if ``workers`` is not positive, or a run is to have several GPUs.
         """
         if workers is not None and workers < 1:
             raise PlanError(f"workers must be positive, but got {workers}; leave it out for one a core")
-        # On a GPU, one: how many runs fit on it is not known here.
-        room = 1 if torch.accelerator.is_available() else max(1, int(joblib.cpu_count() / resources.cpus))
-        self.packing = workers or room
-        self._work, self._threads = work, resources.threads
+        self._work, self._threads, self._workers = work, resources.threads, workers
+        self._cores = max(1, int(joblib.cpu_count() / resources.cpus))
+        self._gpus = Gpus(resources)
+        self.packing = workers or self._room()
+
+    def _room(self) -> int:
+        if self._gpus.names:
+            return min(self._gpus.room, self._cores)
+        other = torch.accelerator.is_available() and not torch.cuda.is_available()
+        return 1 if other else self._cores  # of other accelerators nothing is known here
+
+    def halve(self) -> None:
+        """Begin with half as many jobs at a time from now on, whatever is measured later."""
+        super().halve()
+        self._gpus.settle()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Report]:
         """Execute all jobs; see :class:`Engine`."""
@@ -67,10 +79,18 @@ class LocalEngine(Engine):
                 if self.stopping:
                     for worker in busy:
                         worker.ask_to_stop()
-                yield from _news(busy)
+                for report in _news(busy):
+                    self._learn(report)
+                    yield report
         finally:
             for worker in workers:
                 worker.end()
+
+    def _learn(self, report: Report) -> None:
+        """Let more runs share a GPU, or fewer, by what this one took there."""
+        took = report.result.outcome.get("peak_memory", {}) if report.result else {}
+        if self._gpus.learn(took) and self._workers is None:
+            self.packing = self._room()
 
     def _free(self, workers: list[Worker]) -> Worker | None:
         """Return a worker that waits, or a new one where there is room; end those that are dead or too many."""
@@ -85,7 +105,8 @@ class LocalEngine(Engine):
         if not room:
             return None
         if not idle:
-            workers.append(Worker(self._work, threads=self._threads))
+            gpu = self._gpus.fewest([worker.gpu for worker in workers])
+            workers.append(Worker(self._work, threads=self._threads, gpu=gpu))
         return workers[-1] if not idle else idle[0]
 
 

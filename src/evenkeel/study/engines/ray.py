@@ -62,11 +62,16 @@ class RayEngine(Engine):
 
         Raises:
             MissingExtraError: if Ray is not installed.
-            PlanError: if ``workers`` is not positive.
+            PlanError: if ``workers`` is not positive, or runs are to share GPUs by measurement.
         """
         import_ray()
         if workers is not None and workers < 1:
             raise PlanError(f"workers must be positive, but got {workers}; leave it out to fill the cluster")
+        if resources.sharing == "auto":
+            raise PlanError(
+                "resources.runs_per_gpu: auto is measured by the local engine; on a Ray cluster say how many share "
+                "a GPU"
+            )
         self._address, self._workers, self._resources, self._work = address, workers, resources, work
         self.packing = workers or 1
         self._counted = workers is not None
