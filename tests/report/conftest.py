@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from evenkeel.report._results import Cell, cells
 from evenkeel.study import Plan, RunRecord, RunSpec, Store, StudyFolder
 
 Fate = float | str  # a score, or a status other than done
@@ -58,31 +59,80 @@ def log(fate: Fate, rng: np.random.Generator) -> pa.Table:
     )
 
 
-def norms(fate: Fate, rng: np.random.Generator, *, layers: int = 4) -> pa.Table:
-    """Norms of a small model; in a failed run the lower layers hardly get a gradient. Biases are a thousandth."""
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()), ("phase", pa.int16()), ("component", pa.string()), ("layer", pa.int16()),
+        ("role", pa.string()), ("kind", pa.string()), ("size", pa.int64()),
+        *((name, pa.float32()) for name in (
+            "norm", "coefficient", "weight_norm", "update_norm", "rms_change", "cosine_distance", "phase_rms_change",
+            "phase_cosine_distance",
+        )),
+    ]
+)  # fmt: skip
+
+
+def telemetry(fate: Fate, rng: np.random.Generator, *, layers: int = 4, phases: int = 1) -> pa.Table:
+    """A small model's; in a failed run the lower layers hardly get a gradient. Biases are a thousandth."""
     failed = fate == "diverged" or float(fate) < LEARNT
     parts: list[tuple[str, int | None, str]] = [("embedding.word", None, "embedding"), ("embedding.norm", None, "norm")]
     parts += [(f"layer.{layer}.{role}", layer, role) for layer in range(layers) for role in ROLES]
     parts += [("pooler", None, "pooler"), ("head", None, "head")]
     rows = []
-    for step in range(0, 300, 50):
+    for number, step in enumerate(range(1, 301, 50)):
         for path, layer, role in parts:
             height = -1 if path.startswith("embedding") else layers if layer is None else layer
             level = -2 + (0.8 * (height - layers) if failed else 0.1 * height)
             for kind, factor in (("weight", 1.0), ("bias", 1e-3)):
                 norm = factor * 10 ** (level + rng.normal(0, 0.1))
+                covered = 1 - np.exp(-step / (30 + 20 * max(0, height)))
                 rows.append(
                     {
-                        "step": step,
-                        "component": f"{path}.{kind}",
-                        "layer": layer,
-                        "role": role,
-                        "kind": kind,
-                        "norm": norm,
+                        "step": step, "phase": number * phases // 6, "component": f"{path}.{kind}", "layer": layer,
+                        "role": role, "kind": kind, "size": 64, "norm": norm, "coefficient": min(1.0, 0.02 / norm),
+                        "weight_norm": 1.0, "update_norm": 1e-3, "rms_change": 1e-3 * covered,
+                        "cosine_distance": 1e-6 * covered, "phase_rms_change": 5e-4 * covered,
+                        "phase_cosine_distance": 5e-7 * covered,
                     }
-                )
-    fields = [("step", pa.int32()), ("component", pa.string()), ("layer", pa.int32()), ("role", pa.string())]
-    return pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("kind", pa.string()), ("norm", pa.float32())]))
+                )  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def course(fate: Fate, rng: np.random.Generator) -> pa.Table:
+    """Scores that rise to that of the run; two phases."""
+    steps = np.arange(30, 301, 30)
+    end = 0.5 if fate == "diverged" else float(fate)
+    scores = [None if fate == "diverged" and step > 200 else 0.5 + (end - 0.5) * step / 300 for step in steps]
+    phases = pa.array([int(step > 150) for step in steps], pa.int16())
+    return pa.table({"step": pa.array(steps, pa.int32()), "epoch": steps / 100, "phase": phases, "score": scores})
+
+
+def predictions(fate: Fate, rng: np.random.Generator) -> pa.Table:
+    labels = np.arange(40) % 2
+    wrong = rng.random(40) > (0.5 if fate == "diverged" else float(fate))
+    return pa.table(
+        {
+            "part": ["validation"] * 40,
+            "example": pa.array(range(40), pa.int32()),
+            "label": pa.array(labels, pa.int32()),
+            "prediction": pa.array(np.where(wrong, 1 - labels, labels), pa.int32()),
+        }
+    )
+
+
+def replacement(fate: Fate, rng: np.random.Generator) -> pa.Table:
+    scores = [0.5 if fate == "diverged" else float(fate)] + [0.55] * 4
+    return pa.table(
+        {"k": pa.array(range(5), pa.int32()), "part": ["validation"] * 5, "score": scores, "loss": [0.6] * 5}
+    )
+
+
+MAKERS = {
+    "log": log,
+    "telemetry": telemetry,
+    "course": course,
+    "predictions": predictions,
+    "replacement": replacement,
+}
 
 
 def plan_and_specs(
@@ -137,11 +187,27 @@ def make_runs() -> MakeRuns:
 
 
 @pytest.fixture
+def make_cell(make_runs: MakeRuns, tmp_path: Path) -> Callable[..., tuple[Cell, StudyFolder]]:
+    """Make a cell whose runs left the tables given: one, or None, for each fate."""
+
+    def make(fates: Sequence[Fate], **tables: Sequence[pa.Table | None]) -> tuple[Cell, StudyFolder]:
+        plan, runs = make_runs({"full": fates})
+        folder = StudyFolder(tmp_path)
+        for name, of_runs in tables.items():
+            for run, table in zip(runs, of_runs, strict=True):
+                if table is not None:
+                    folder.write_run(run.id, {name: table})
+        return cells(plan, runs)[0], folder
+
+    return make
+
+
+@pytest.fixture
 def make_study(tmp_path: Path, make_runs: MakeRuns) -> MakeStudy:
     """Make a study's folder, with the tables that are named."""
 
     def make(
-        fates: dict[str, Sequence[Fate]], *, tables: Sequence[str] = ("log", "norms"), **names: Sequence[str]
+        fates: dict[str, Sequence[Fate]], *, tables: Sequence[str] = ("log", "telemetry"), **names: Sequence[str]
     ) -> Path:
         plan, runs = make_runs(fates, **names)
         folder, rng = StudyFolder(tmp_path / "study"), np.random.default_rng(0)
@@ -152,8 +218,7 @@ def make_study(tmp_path: Path, make_runs: MakeRuns) -> MakeStudy:
                 store.finish(run.id, run.status, outcome=run.outcome or None, error=run.error)
                 if run.finished:
                     fate = fates[run.spec.method][run.spec.seed - 1]
-                    made = {"log": log, "norms": norms}
-                    folder.write_run(run.id, {name: made[name](fate, rng) for name in tables})
+                    folder.write_run(run.id, {name: MAKERS[name](fate, rng) for name in tables})
         return folder.path
 
     return make

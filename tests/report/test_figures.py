@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evenkeel.report._figure_data import LossCurves, NormMap, Strip
-from evenkeel.report._figures import BAD, GOOD, draw_losses, draw_norms, draw_scores, label, norm_range
+from evenkeel.report._figure_data import LossCurves, Strip
+from evenkeel.report._figures import draw_losses, draw_scores
+from evenkeel.report._style import BAD, GOOD, label
 
 STRIP = Strip(
     method="<b>x</b>%{y}", seeds=(1, 2, 5), scores=(0.7, 0.55, 0.6), failed=(False, True, False), diverged=(3,)
@@ -19,16 +20,6 @@ CURVES = LossCurves(
     failed=(False, True, False),
     losses=np.array([[0.7, 0.3], [0.69, np.nan], [0.6, 0.1]]),
     unlogged=0,
-)
-NORMS = NormMap(
-    method="full",
-    rows=("embeddings", "layer 0"),
-    roles=("embedding", "attention_output"),
-    failed=np.array([[-4.0, np.nan], [np.nan, -6.0]]),
-    successful=np.array([[-2.0, np.nan], [np.nan, -1.0]]),
-    n_failed=1,
-    n_successful=2,
-    unrecorded=0,
 )
 
 
@@ -87,28 +78,10 @@ def test_all_figures_of_losses_have_the_range_they_are_given() -> None:
     assert low < 0.5 < high
 
 
-def test_norms_of_failed_and_successful_runs_share_one_scale() -> None:
-    span = norm_range([NORMS])
-    assert span == (-6, -1)
-    for failed, values in ((True, ((-4, None), (None, -6))), (False, ((-2, None), (None, -1)))):
-        (heat,) = draw_norms(NORMS, failed=failed, span=span).data
-        assert (heat.zmin, heat.zmax) == span
-        assert tuple(map(tuple, heat.z)) == values
-        assert tuple(heat.y) == NORMS.rows
-    assert "layer 0, attention_output<br>log10 norm -1.00 (norm 0.1)" in heat.text[1][1]
-
-
-def test_no_norms_have_no_range() -> None:
-    nothing = np.full((2, 2), np.nan)
-    assert norm_range([replace(NORMS, failed=nothing, successful=nothing)]) is None
-    assert norm_range([]) is None
-
-
 def test_figures_are_strict_json_and_have_no_background() -> None:
     for figure in (
         draw_scores([STRIP], metric="accuracy", majority=float("nan")),
         draw_losses(CURVES, span=(0, 1)),
-        draw_norms(NORMS, failed=True, span=(-6, -1)),
     ):
         read = json.loads(figure.to_json(), parse_constant=pytest.fail)
         assert read["layout"]["paper_bgcolor"] == read["layout"]["plot_bgcolor"] == "rgba(0,0,0,0)"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evenkeel.report import findings
 from evenkeel.report._findings import NOT_SHOWN
 from evenkeel.report._words import p_value
-from evenkeel.stats import compare, compare_failures, holm, wilson
+from evenkeel.stats import compare, compare_failures, compare_paired, compare_paired_failures, holm, wilson
 
 CLAIMS = ("higher.", "lower.", "steadier.", "less steady.", "fails less often.", "fails more often.")
 RNG = np.random.default_rng(5)
@@ -27,18 +27,32 @@ def about(said: list[str], what: str) -> str:
     return sentence
 
 
+def bad(scores: list[float]) -> list[bool]:
+    return [score < 0.58 for score in scores]
+
+
 def test_what_the_tests_show_is_said_with_their_numbers(make_runs) -> None:
-    said = findings(*make_runs({"full": SHAKY, "component-clip": GOOD}))
-    result = compare(GOOD, SHAKY)
+    said = findings(*make_runs({"full": SHAKY, "component-clip": GOOD}))  # the same seeds: in pairs
+    result = compare_paired(GOOD, SHAKY)
     low, high = result.difference_interval
     mean = about(said, "mean accuracy")
-    assert f"{np.mean(GOOD):.3f} against {np.mean(SHAKY):.3f}, difference {result.difference:+.3f}" in mean
+    assert (
+        f"{np.mean(GOOD):.3f} against {np.mean(SHAKY):.3f}, difference {result.difference:+.3f} over 20 pairs" in mean
+    )
     assert mean.endswith(f"(95 % interval {low:+.3f} to {high:+.3f}): higher.")
     spread = about(said, "ratio of standard")
     assert f"ratio of standard deviations {result.std_ratio:.2f}" in spread
-    assert spread.endswith(f"Brown-Forsythe p {p_value(result.brown_forsythe_p)}: steadier.")
-    p = compare_failures(0, 20, 8, 20)
-    assert about(said, "failed runs").endswith(f"0 of 20 against 8 of 20 (Fisher p {p_value(p)}): fails less often.")
+    assert spread.endswith(f"Brown-Forsythe p {p_value(result.spread_p)}: steadier.")
+    p = compare_paired_failures(bad(GOOD), bad(SHAKY))
+    assert about(said, "failed runs").endswith(f"0 of 20 against 8 of 20 (McNemar p {p_value(p)}): fails less often.")
+
+
+def test_other_seeds_are_compared_as_two_groups(make_runs) -> None:
+    said = findings(*make_runs({"full": SHAKY, "component-clip": GOOD[:19]}))
+    result = compare(GOOD[:19], SHAKY)
+    assert f"difference {result.difference:+.3f} (95 % interval" in about(said, "mean accuracy")
+    assert f"Brown-Forsythe p {p_value(result.brown_forsythe_p)}" in about(said, "ratio of standard")
+    assert f"(Fisher p {p_value(compare_failures(0, 19, 8, 20))})" in about(said, "failed runs")
 
 
 def test_the_other_direction_is_said_too(make_runs) -> None:
@@ -56,11 +70,11 @@ def test_the_first_method_has_its_failures_with_an_interval(make_runs) -> None:
 def test_several_comparisons_are_paid_for(make_runs) -> None:
     fates = {"full": SHAKY, "a": GOOD, "b": SHAKY, "c": [0.55, 0.56, *GOOD[2:]]}
     said = findings(*make_runs(fates))
-    adjusted = holm([compare_failures(bad, 20, 8, 20) for bad in (0, 8, 2)])
+    adjusted = holm([compare_paired_failures(bad(fates[name]), bad(SHAKY)) for name in "abc"])
     for name, p in zip("abc", adjusted, strict=True):
         sentence = about([s for s in said if f"{name} against" in s], "failed runs")
         assert f"adjusted for 3 comparisons {p_value(p)})" in sentence
-    result = compare(GOOD, SHAKY, confidence=1 - 0.05 / 3)
+    result = compare_paired(GOOD, SHAKY, confidence=1 - 0.05 / 3)
     assert f"(98.3 % interval {result.difference_interval[0]:+.3f}" in about(
         [s for s in said if "a against" in s], "mean"
     )

@@ -65,7 +65,7 @@ def test_the_page_loads_nothing(page: Page) -> None:
 def test_names_are_text(page: Page) -> None:
     scripts = [attrs for tag, attrs in page.elements if tag == "script"]
     figures = sum(attrs.get("class") == "figure" for _, attrs in page.elements)
-    assert len(scripts) == figures + 2  # Plotly, and what draws the figures
+    assert len(scripts) == figures + 4  # Plotly, what draws the figures, values of the maps, details of the runs
     assert not any(tag == "a" for tag, _ in page.elements)
     assert not any(tag == "b" for tag, _ in page.elements)
     assert f"{HOSTILE} against full" in page.text
@@ -76,7 +76,7 @@ def test_names_are_text(page: Page) -> None:
 def test_plotly_is_there_once_and_figures_are_its_json(page: Page) -> None:
     assert sum("plotly.js v" in script[:200] for script in page.scripts) == 1
     figures = [json.loads(script) for script in page.scripts if script.startswith('{"data"')]
-    assert len(figures) == 1 + 3 + 5  # scores, losses, norms; the last method has no failed run
+    assert len(figures) == 2 + 3 + 5  # scores, budget; losses; maps: the last method has no failed run
 
 
 def test_the_page_says_what_was_run_and_found(page: Page) -> None:
@@ -102,7 +102,7 @@ def test_small_and_failed_studies_have_a_page(make_study, fates) -> None:
 
 def test_missing_tables_are_said_and_no_error(make_study) -> None:
     text = read(make_study({"full": [0.7, 0.5]}, tables=("log",))).text
-    assert "2 finished runs left no record of gradient norms." in text
+    assert "2 finished runs left no record of gradient norms, or one that cannot be read." in text
 
 
 def test_the_markdown_stands_beside_and_nothing_else(make_study) -> None:
@@ -110,7 +110,8 @@ def test_the_markdown_stands_beside_and_nothing_else(make_study) -> None:
     assert write_report(path) == StudyFolder(path).report
     plan, runs, folder = open_study(path)
     assert folder.table.read_text(encoding="utf-8") == results_markdown(plan, runs)
-    assert {entry.name for entry in path.iterdir()} == {"study.sqlite", "runs", folder.table.name, folder.report.name}
+    made = {"results.md", "results.csv", "results.tex", "report.html"}
+    assert {entry.name for entry in path.iterdir()} == {"study.sqlite", "runs", *made}
 
 
 def test_a_report_is_the_same_every_time(make_study) -> None:
@@ -138,3 +139,33 @@ def test_a_page_that_cannot_be_written_is_an_error_and_leaves_nothing(make_study
     with pytest.raises(ReportError, match=r"report\.html' cannot be written"):
         write_report(path)
     assert not any(entry.name.startswith(".report") for entry in path.iterdir())
+
+
+def test_verdicts_come_first_and_details_hold_every_run(page: Page, make_study) -> None:
+    text = page.text
+    words = ("Verdicts", "Results", "Scores over seeds", "What a budget", "Training loss", "Which components", "All 18")
+    places = [text.index(word) for word in words]
+    assert places == sorted(places)
+    (drill,) = [json.loads(script) for script in page.scripts if script.startswith('{"runs"')]
+    assert len(drill["runs"]) == 18
+    first = drill["runs"][0]
+    assert first["name"] == f"rte, {HOSTILE}, full, seed 1"
+    assert ["status", "done"] in first["said"]
+    assert len(first["loss"][0]) == len(first["loss"][1]) == 60
+    assert ["learning rate", "2e-05"] in drill["texts"][first["recipe"]]
+    assert ["torch", "2.13.0"] in drill["texts"][first["made"]]
+    assert "ValueError: <b>no such thing</b>" in drill["runs"][4]["error"]
+
+
+def test_a_page_of_a_study_that_goes_on_reads_itself_again(make_study) -> None:
+    path = make_study({"full": [0.7, "running"]})
+    again = [attrs for tag, attrs in Page(write_report(path, refresh=7).read_text(encoding="utf-8")).elements
+             if attrs.get("http-equiv") == "refresh"]  # fmt: skip
+    assert [attrs["content"] for attrs in again] == ["7"]
+    assert 'http-equiv="refresh"' not in write_report(path).read_text(encoding="utf-8")
+
+
+def test_a_finished_study_does_not(make_study) -> None:
+    assert 'http-equiv="refresh"' not in write_report(make_study({"full": [0.7]}), refresh=7).read_text(
+        encoding="utf-8"
+    )

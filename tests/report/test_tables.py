@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import csv
 import io
 import re
 
 import pytest
 from rich.console import Console
 
-from evenkeel.report import results_markdown, results_table
+from evenkeel.report import results_csv, results_latex, results_markdown, results_table
 from evenkeel.report._tables import HEADINGS, escape_markdown
 
 FATES = {
@@ -70,3 +71,26 @@ def test_markdown_names_stand_for_themselves(make_runs, name: str) -> None:
 
 def test_escaped_markdown_is_on_one_line() -> None:
     assert escape_markdown("a\n\nb\r\nc") == "a b c"
+
+
+def test_csv_has_all_digits_and_nothing_a_spreadsheet_would_compute(make_runs) -> None:
+    hostile = '=cmd("x"),"y"'
+    table = list(csv.DictReader(io.StringIO(results_csv(*make_runs({"full": [0.1 + 0.2, 0.5], hostile: ["queued"]})))))
+    assert [row["method"] for row in table] == ["full", f"'{hostile}"]
+    assert float(table[0]["max"]) == 0.5
+    assert float(table[0]["min"]) == 0.1 + 0.2
+    assert (table[0]["failed"], table[0]["metric"]) == ("2", "accuracy")
+    assert (table[1]["mean"], table[1]["metric"]) == ("", "")
+
+
+def test_latex_is_escaped_and_whole(make_runs) -> None:
+    hostile = r"a_b\input{/etc/passwd}%&$#^~"
+    text = results_latex(*make_runs({hostile: [0.6, 0.7]}))
+    row = next(line for line in text.splitlines() if line.startswith("a"))
+    assert row.startswith(
+        r"a\_b\textbackslash{}input\{/etc/passwd\}\%\&\$\#\textasciicircum{}\textasciitilde{} & 2 & 0.650"
+    )
+    assert row.endswith(r" \\")
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    assert row.count(" & ") == len(HEADINGS)
+    assert r"\textless{}=maj" in text

@@ -1,50 +1,19 @@
-"""The figures of the page, drawn with Plotly from ``_figure_data``.
-
-Blue is a run that did not fail and vermillion one that did, everywhere, and never colour alone: failed runs are crosses
-and dashed lines. Both colours are Okabe & Ito's. Labels pass through Plotly's pseudo-HTML, hence ``label``.
-"""
+"""Scores and losses, drawn with Plotly from ``_figure_data``."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import plotly.colors
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from evenkeel.report._figure_data import LossCurves, NormMap, Strip
+from evenkeel.report._figure_data import LossCurves, Strip
+from evenkeel.report._style import BAD, BAND, FAINT, GOOD, GREY, MARGIN, blank, label, plain
 
-__all__ = ["draw_losses", "draw_norms", "draw_scores", "label", "norm_range"]
-
-GOOD, BAD = "#0072B2", "#D55E00"
-BAND = "rgba(0, 114, 178, 0.22)"
-GREY, FAINT = "#808890", "rgba(128, 136, 144, 0.28)"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-MARGIN = {"l": 10, "r": 14, "t": 12, "b": 10}
-COLOURS = plotly.colors.sequential.Cividis[1:]  # the darkest one is lost on a dark page
-LONGEST = 44  # characters of a name, or it would leave a telephone's screen
-
-
-def label(text: str, longest: int = LONGEST) -> str:
-    """Make a text stand for itself in Plotly's pseudo-HTML, cut to a length.
-
-    Args:
-        text: any text, such as a method's name.
-        longest: how many characters may be shown.
-
-    Returns:
-        The escaped text.
-
-    Example:
-        >>> label("<b>", 10), label("component-clip", 10)
-        ('&lt;b&gt;', 'component…')
-    """
-    text = " ".join(text.split())
-    return html.escape(text if len(text) <= longest else text[: longest - 1] + "…", quote=False)
+__all__ = ["draw_losses", "draw_scores"]
 
 
 def draw_scores(strips: Sequence[Strip], *, metric: str, majority: float) -> go.Figure:
@@ -58,7 +27,7 @@ def draw_scores(strips: Sequence[Strip], *, metric: str, majority: float) -> go.
     Returns:
         The figure.
     """
-    figure = _figure(height=70 + 78 * len(strips), xaxis={"title": {"text": label(metric)}}, margin={**MARGIN, "t": 28})
+    figure = blank(height=70 + 78 * len(strips), xaxis={"title": {"text": label(metric)}}, margin={**MARGIN, "t": 28})
     for place, strip in enumerate(reversed(strips)):
         figure.add_trace(_box(strip, place))
         for failed in (False, True):
@@ -88,7 +57,7 @@ def draw_losses(curves: LossCurves, *, span: tuple[float, float]) -> go.Figure:
         The figure.
     """
     margin = 0.04 * (span[1] - span[0]) or 0.1
-    figure = _figure(
+    figure = blank(
         height=260,
         xaxis={"title": {"text": "optimizer step"}},
         yaxis={"title": {"text": "training loss"}, "range": [span[0] - margin, span[1] + margin]},
@@ -98,7 +67,7 @@ def draw_losses(curves: LossCurves, *, span: tuple[float, float]) -> go.Figure:
     for edge, filled in ((low, None), (high, "tonexty")):
         figure.add_trace(
             go.Scatter(
-                x=steps, y=_plain(edge), mode="lines", line={"width": 0}, fill=filled, fillcolor=BAND, hoverinfo="skip"
+                x=steps, y=plain(edge), mode="lines", line={"width": 0}, fill=filled, fillcolor=BAND, hoverinfo="skip"
             )
         )
     for losses, failed, seed in zip(curves.losses, curves.failed, curves.seeds, strict=True):
@@ -107,69 +76,6 @@ def draw_losses(curves: LossCurves, *, span: tuple[float, float]) -> go.Figure:
             figure.add_trace(_line(steps, losses, f"seed {seed}, failed", opacity=0.7, **line))
     figure.add_trace(_line(steps, median, "median of successful runs", color=GOOD, width=2.2))
     return figure
-
-
-def draw_norms(norms: NormMap, *, failed: bool, span: tuple[float, float]) -> go.Figure:
-    """Draw where in the model gradients are large and small.
-
-    Args:
-        norms: the means of one method.
-        failed: whether to draw the failed runs or the others.
-        span: lowest and highest value of all methods, so that the colours mean the same.
-
-    Returns:
-        The figure.
-    """
-    values = norms.failed if failed else norms.successful
-    texts = [
-        [_norm_text(row, role, value) for role, value in zip(norms.roles, line, strict=True)]
-        for row, line in zip(norms.rows, values, strict=True)
-    ]
-    figure = _figure(height=130 + 24 * len(norms.rows), xaxis={"tickangle": -50})
-    figure.add_trace(
-        go.Heatmap(
-            x=[label(role.replace("_", " ")) for role in norms.roles],
-            y=[label(row) for row in norms.rows],
-            z=[_plain(line) for line in values],
-            zmin=span[0],
-            zmax=span[1],
-            text=texts,
-            hovertemplate="%{text}<extra></extra>",
-            colorscale=COLOURS,
-            xgap=1,
-            ygap=1,
-            colorbar={"title": {"text": "log10"}, "thickness": 10, "outlinewidth": 0},
-        )
-    )
-    figure.update_xaxes(showgrid=False, type="category", automargin=True)
-    figure.update_yaxes(showgrid=False, type="category", automargin=True)
-    return figure
-
-
-def norm_range(maps: Sequence[NormMap]) -> tuple[float, float] | None:
-    """Return the range of colours that several maps share, or None where nothing was recorded."""
-    values = np.concatenate(
-        [np.empty(0), *(part.ravel() for norms in maps for part in (norms.failed, norms.successful))]
-    )
-    values = values[np.isfinite(values)]
-    return (float(values.min()), float(values.max())) if values.size else None
-
-
-def _figure(**layout: Any) -> go.Figure:
-    """Start a figure that reads on a light and on a dark page alike."""
-    axis = {"gridcolor": FAINT, "linecolor": GREY, "zeroline": False, "automargin": True}
-    base: dict[str, Any] = {
-        "template": go.layout.Template(),
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": FONT, "size": 12, "color": GREY},
-        "margin": MARGIN,
-        "showlegend": False,
-        "hoverlabel": {"bgcolor": "#22272e", "bordercolor": "#22272e", "font": {"color": "#ffffff"}, "align": "left"},
-        "dragmode": False,  # a finger that scrolls the page must not zoom
-    }
-    given = {name: layout.pop(name, {}) for name in ("xaxis", "yaxis")}
-    return go.Figure(layout={**base, **layout, **{name: {**axis, **own} for name, own in given.items()}})
 
 
 def _box(strip: Strip, place: int) -> go.Box:
@@ -215,7 +121,7 @@ def _line(
 ) -> go.Scatter:
     return go.Scatter(
         x=list(steps),
-        y=_plain(losses),
+        y=plain(losses),
         mode="lines",
         line=line,
         opacity=opacity,
@@ -223,14 +129,3 @@ def _line(
         text=[name] * len(steps),
         hovertemplate="%{text}<br>step %{x}: %{y:.3f}<extra></extra>",
     )
-
-
-def _norm_text(row: str, role: str, value: float) -> str:
-    if math.isnan(value):
-        return ""
-    return f"{label(row)}, {label(role)}<br>log10 norm {value:.2f} (norm {10**value:.2g})"
-
-
-def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    """Return numbers that JSON knows; None leaves a gap."""
-    return [float(value) if math.isfinite(value) else None for value in values]

@@ -7,16 +7,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from evenkeel.report._judge import ALPHA, FEWEST, FEWEST_FOR_INTERVALS, Judged, judge
 from evenkeel.report._results import Cell, cells, groups
 from evenkeel.report._words import number, p_value, percent, standing
-from evenkeel.stats import Comparison, compare, compare_failures, holm, wilson
+from evenkeel.stats import Comparison, PairedComparison, wilson
 from evenkeel.study import Plan, RunRecord
 
 __all__ = ["Finding", "find", "findings", "how_tested"]
 
-ALPHA = 0.05
-FEWEST = 5  # runs of each method, below which nothing is tested
-FEWEST_FOR_INTERVALS = 10  # below it a bootstrap interval of a mean is too narrow to claim a difference from
 NOT_SHOWN = "not shown to differ"
 
 
@@ -38,26 +36,13 @@ class Finding:
         return ": ".join(part for part in (self.where, self.about, self.text) if part)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """A method, what it is compared with, and what the scores say; NaN for a test that was not made."""
-
-    other: Cell
-    base: Cell
-    scores: Comparison | None
-    failures_p: float
-
-    @property
-    def spread_p(self) -> float:
-        return self.scores.brown_forsythe_p if self.scores else float("nan")
-
-
 def findings(plan: Plan, runs: Iterable[RunRecord]) -> list[str]:
     """Say what a study found: each method against the first one of the plan.
 
     Means are compared by the bootstrap interval of their difference, spreads by the Brown-Forsythe test, failures by
-    Fisher's exact test. With k comparisons on a task, intervals are taken at the level 1 - .05/k and the p values of
-    each of the two tests are adjusted by Holm's method.
+    Fisher's exact test; where both methods have the same seeds all of that in pairs, and failures by McNemar's test.
+    With k comparisons on a task, intervals are taken at the level 1 - .05/k and the p values of each of the two tests
+    are adjusted by Holm's method.
 
     Args:
         plan: the plan.
@@ -98,6 +83,8 @@ def how_tested() -> str:
         f"A difference is claimed only where a test shows it at the level {ALPHA}: of means, where the bootstrap "
         f"interval leaves out 0 and both methods have at least {FEWEST_FOR_INTERVALS} scores (with fewer, such "
         "intervals are too narrow); of spreads, by the Brown-Forsythe test; of failures, by Fisher's exact test. "
+        "Runs of two methods that have the same seeds are compared in pairs: their differences by the bootstrap, "
+        "spreads by the Brown-Forsythe test for pairs, failures by McNemar's exact test. "
         "Several comparisons on one task are paid for: intervals are widened to hold together at 95 %, and p values "
         "are adjusted by Holm's method. 'Not shown to differ' does not mean equal: to see a standard deviation halved "
         "takes about 30 runs of each method."
@@ -116,39 +103,15 @@ def _progress(runs: Sequence[RunRecord]) -> str:
 def _of_task(members: Sequence[Cell]) -> list[Finding]:
     """Compare on one task; the comparisons with all its models are adjusted together."""
     families = [(f"{task}, {model}", group) for task, model, group in groups(members)]
-    pairs = _pairs([(group[0], other) for _, group in families for other in group[1:]])
-    spread = dict(zip(map(id, pairs), holm([pair.spread_p for pair in pairs]), strict=True))
-    failure = dict(zip(map(id, pairs), holm([pair.failures_p for pair in pairs]), strict=True))
+    judged = judge([(group[0], other) for _, group in families for other in group[1:]])
     found = []
     for where, group in families:
         found.append(Finding(where=where, about=group[0].method, text=_alone(group[0])))
-        for pair in pairs:
-            if pair.base is group[0]:
-                about = f"{pair.other.method} against {pair.base.method}"
-                sentences = _compared(pair, float(spread[id(pair)]), float(failure[id(pair)]), len(pairs))
-                found += [Finding(where=where, about=about, text=text) for text in sentences]
+        for one in judged:
+            if one.base is group[0]:
+                about = f"{one.other.method} against {one.base.method}"
+                found += [Finding(where=where, about=about, text=text) for text in _compared(one)]
     return found
-
-
-def _pairs(candidates: Sequence[tuple[Cell, Cell]]) -> list[_Pair]:
-    level = 1 - ALPHA / max(1, len(candidates))
-    pairs = []
-    for base, other in candidates:
-        enough = min(len(base.scored), len(other.scored)) >= FEWEST
-        judged = min(len(base.finished), len(other.finished)) >= FEWEST
-        pairs.append(
-            _Pair(
-                other=other,
-                base=base,
-                scores=compare(other.scores, base.scores, confidence=level) if enough else None,
-                failures_p=compare_failures(
-                    len(other.failed), len(other.finished), len(base.failed), len(base.finished)
-                )
-                if judged
-                else float("nan"),
-            )
-        )
-    return pairs
 
 
 def _alone(cell: Cell) -> str:
@@ -161,27 +124,27 @@ def _alone(cell: Cell) -> str:
     return f"failed runs {bad} of {n}{also} (95 % interval {percent(low)} to {percent(high)})."
 
 
-def _compared(pair: _Pair, spread_p: float, failures_p: float, comparisons: int) -> list[str]:
-    other, base = pair.other, pair.base
+def _compared(judged: Judged) -> list[str]:
+    other, base = judged.other, judged.base
     if not other.finished or not base.finished:
         missing = other.method if not other.finished else base.method
         return [f"{missing} has no result yet."]
     counts = f"{len(other.failed)} of {len(other.finished)} against {len(base.failed)} of {len(base.finished)}"
-    sentences = _of_scores(pair, spread_p, comparisons)
-    if math.isnan(pair.failures_p):
+    sentences = _of_scores(judged)
+    if judged.failures == "too few":
         n = f"{len(other.finished)} and {len(base.finished)}"
         sentences.append(f"failed runs {counts}: {n} runs are too few to tell; take at least {FEWEST} of each.")
     else:
-        fewer = len(other.failed) * len(base.finished) < len(base.failed) * len(other.finished)
-        verdict = ("fails less often" if fewer else "fails more often") if failures_p <= ALPHA else NOT_SHOWN
-        p = _tested("Fisher", pair.failures_p, failures_p, comparisons)
-        sentences.append(f"failed runs {counts} ({p}): {verdict}.")
+        said = {"less": "fails less often", "more": "fails more often"}.get(judged.failures, NOT_SHOWN)
+        test = "McNemar" if judged.paired else "Fisher"
+        p = _tested(test, judged.failures_p, judged.failures_adjusted, judged.comparisons)
+        sentences.append(f"failed runs {counts} ({p}): {said}.")
     return sentences
 
 
-def _of_scores(pair: _Pair, spread_p: float, comparisons: int) -> list[str]:
+def _of_scores(judged: Judged) -> list[str]:
     """Compare mean and spread."""
-    other, base, scores = pair.other, pair.base, pair.scores
+    other, base, scores = judged.other, judged.base, judged.scores
     n, n_base = len(other.scored), len(base.scored)
     if not n or not n_base:
         return [f"no scores to compare: all runs of {other.method if not n else base.method} diverged."]
@@ -191,34 +154,34 @@ def _of_scores(pair: _Pair, spread_p: float, comparisons: int) -> list[str]:
     if scores is None:
         return [f"{means}, from {n} and {n_base} scores: too few to tell; take at least {FEWEST} of each."]
     low, high = scores.difference_interval
-    level = "95 % interval" if comparisons == 1 else f"{100 * scores.confidence:.1f} % interval"
-    difference = f"difference {scores.difference:+.3f} ({level} {low:+.3f} to {high:+.3f})"
-    return [f"{means}, {difference}: {_mean_verdict(scores)}.", _spread(pair, scores, spread_p, comparisons, level)]
+    level = "95 % interval" if judged.comparisons == 1 else f"{100 * scores.confidence:.1f} % interval"
+    pairs = f" over {judged.n[0]} pairs" if judged.paired else ""
+    difference = f"difference {scores.difference:+.3f}{pairs} ({level} {low:+.3f} to {high:+.3f})"
+    return [f"{means}, {difference}: {_mean_verdict(judged)}.", _spread(judged, scores, level)]
 
 
-def _mean_verdict(scores: Comparison) -> str:
-    low, high = scores.difference_interval
-    if low <= 0 <= high:
-        return NOT_SHOWN
-    if scores.std_ratio in (0.0, math.inf) or low == high:
-        return "not judged, as the scores of a method are all equal and the interval is too narrow"
-    if min(scores.n_a, scores.n_b) < FEWEST_FOR_INTERVALS:
-        return f"a hint and no proof, as such an interval is too narrow below {FEWEST_FOR_INTERVALS} runs of each"
-    return "higher" if low > 0 else "lower"
+def _mean_verdict(judged: Judged) -> str:
+    return {
+        "not judged": "not judged, as the scores of a method are all equal and the interval is too narrow",
+        "hint": f"a hint and no proof, as such an interval is too narrow below {FEWEST_FOR_INTERVALS} runs of each",
+        "more": "higher",
+        "less": "lower",
+    }.get(judged.mean, NOT_SHOWN)
 
 
-def _spread(pair: _Pair, scores: Comparison, adjusted: float, comparisons: int, level: str) -> str:
-    other, base = pair.other, pair.base
+def _spread(judged: Judged, scores: Comparison | PairedComparison, level: str) -> str:
+    other, base = judged.other, judged.base
     ratio = f"ratio of standard deviations {number(scores.std_ratio, 2)}"
     if scores.std_ratio in (0.0, math.inf):
         ratio += f", as all scores of {other.method if scores.std_ratio == 0 else base.method} are equal"
     else:
         low, high = scores.std_ratio_interval
         ratio += f" ({level} {number(low, 2)} to {number(high, 2)})"
-    if math.isnan(adjusted):
+    if judged.spread == "not judged":
         return f"{ratio}: the Brown-Forsythe test cannot be made on such scores."
-    verdict = ("steadier" if scores.std_ratio < 1 else "less steady") if adjusted <= ALPHA else NOT_SHOWN
-    return f"{ratio}, {_tested('Brown-Forsythe', scores.brown_forsythe_p, adjusted, comparisons)}: {verdict}."
+    said = {"less": "steadier", "more": "less steady"}.get(judged.spread, NOT_SHOWN)
+    test = _tested("Brown-Forsythe", judged.spread_p, judged.spread_adjusted, judged.comparisons)
+    return f"{ratio}, {test}: {said}."
 
 
 def _tested(test: str, p: float, adjusted: float, comparisons: int) -> str:

@@ -1,4 +1,4 @@
-"""The report: a page that needs nothing but itself, and the results as Markdown beside it."""
+"""The report: a page that needs nothing but itself, and the results as Markdown, CSV and LaTeX beside it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evenkeel.errors import ReportError
+from evenkeel.report._drill import drill
 from evenkeel.report._findings import Finding, find, how_tested
 from evenkeel.report._results import Cell, cells, groups, results
-from evenkeel.report._tables import HEADINGS, how_counted, results_markdown, table_title, texts
+from evenkeel.report._scores_file import read_scores
+from evenkeel.report._tables import (
+    HEADINGS,
+    how_counted,
+    results_csv,
+    results_latex,
+    results_markdown,
+    table_title,
+    texts,
+)
+from evenkeel.report._verdicts import MethodVerdict, verdicts
 from evenkeel.report._words import last_line, number, ranges, standing
 from evenkeel.study import Plan, RunRecord, StudyFolder, open_study
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_report_on_scores"]
 
 
-def write_report(path: Path) -> Path:
-    """Write the results of a study as a page and as Markdown.
+def write_report(path: Path, *, refresh: int | None = None) -> Path:
+    """Write the results of a study as a page, and its tables as Markdown, CSV and LaTeX.
 
-    Both files are written beside and then renamed, so that whoever has the page open never reads half of it.
+    Files are written beside and then renamed, so that whoever has the page open never reads half of it.
 
     Args:
         path: the study's folder.
+        refresh: after how many seconds a browser that shows the page reads it again, while runs are left to do.
 
     Returns:
         The page: one file that loads nothing else.
@@ -39,8 +51,46 @@ def write_report(path: Path) -> Path:
     plan, runs, folder = open_study(path)
     if not any(run.finished for run in runs):
         raise ReportError(_nothing(path, runs))
+    going_on = any(run.status in ("queued", "running") for run in runs)
+    return _write_all(plan, runs, folder, what=_what(plan, runs), refresh=refresh if going_on else None)
+
+
+def write_report_on_scores(path: Path, out: Path) -> tuple[Plan, list[RunRecord], list[str]]:
+    """Write the report on scores that come from elsewhere: tables, verdicts, and the figures that need no more.
+
+    Args:
+        path: a CSV file; see :func:`read_scores`.
+        out: a folder for the page and its tables; made if it is not there.
+
+    Returns:
+        A plan and runs that tables and verdicts are made of, and notes on what the file does not tell.
+
+    Raises:
+        DataError: if the file cannot be.
+        ReportError: if the files cannot be written.
+    """
+    plan, runs, notes = read_scores(path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReportError(f"'{out}' cannot be made ({error.strerror}); choose another folder with --out") from error
+    what = [("scores from", path.name), ("methods", ", ".join(plan.methods)), *(("note", note) for note in notes)]
+    _write_all(plan, runs, StudyFolder(out), what=what)
+    return plan, runs, notes
+
+
+def _write_all(
+    plan: Plan,
+    runs: Sequence[RunRecord],
+    folder: StudyFolder,
+    *,
+    what: Sequence[tuple[str, str]],
+    refresh: int | None = None,
+) -> Path:
     _write(folder.table, results_markdown(plan, runs))
-    _write(folder.report, _page(plan, runs, folder))
+    _write(folder.table.with_suffix(".csv"), results_csv(plan, runs))
+    _write(folder.table.with_suffix(".tex"), results_latex(plan, runs))
+    _write(folder.report, _page(plan, runs, folder, what, refresh))
     return folder.report
 
 
@@ -65,31 +115,39 @@ def _write(path: Path, text: str) -> None:
         raise ReportError(f"'{path}' cannot be written ({error.strerror}); free the disk or mend its rights") from error
 
 
-def _page(plan: Plan, runs: Sequence[RunRecord], folder: StudyFolder) -> str:
+def _page(
+    plan: Plan, runs: Sequence[RunRecord], folder: StudyFolder, what: Sequence[tuple[str, str]], refresh: int | None
+) -> str:
     from plotly.offline import get_plotlyjs  # here, and not above: tables and findings do without Plotly
 
-    from evenkeel.report._sections import section
+    from evenkeel.report._sections import embedded, section, stability_panel
+    from evenkeel.report._stability import stabilities
 
     found = cells(plan, runs)
-    template = Environment(
-        loader=PackageLoader("evenkeel.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html.j2")
-    return template.render(
+    loader = PackageLoader("evenkeel.report")
+    templates = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script, _, _ = loader.get_source(templates, "report.js")
+    return templates.get_template("report.html.j2").render(
         title=f"Fine-tuning over seeds: {', '.join(task.name for task in plan.tasks)}",
         version=version("evenkeel"),
-        what=_what(plan, runs),
+        what=what,
+        refresh=refresh,
+        first=plan.expanded_methods()[0],
+        verdicts=_by_place(verdicts(plan, runs)),
         findings=_grouped(find(plan, runs)),
         how_tested=how_tested(),
         headings=HEADINGS,
         tables=_tables(plan, runs),
         how_counted=how_counted(),
+        stabilities=[stability_panel(one) for one in stabilities(found)],
         sections=[section(task, model, group, folder) for task, model, group in groups(found)],
         runs=[_run(cell, run) for cell in found for run in cell.runs],
+        statuses=sorted({run.status for run in runs}),
+        drill=embedded(drill(found, folder)),
         plotly=Markup(get_plotlyjs()),  # noqa: S704  the library's own code
+        script=Markup(script),  # noqa: S704  ours
     )
 
 
@@ -127,6 +185,13 @@ def _options(values: Sequence[object]) -> str:
 
 def _option(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _by_place(found: Sequence[MethodVerdict]) -> dict[str, list[MethodVerdict]]:
+    grouped: dict[str, list[MethodVerdict]] = {}
+    for one in found:
+        grouped.setdefault(one.where, []).append(one)
+    return grouped
 
 
 def _grouped(found: Sequence[Finding]) -> dict[str, dict[str, list[str]]]:

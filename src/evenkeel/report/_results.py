@@ -67,15 +67,22 @@ class Cell:
 
     Attributes:
         task: the task as the report calls it.
-        model: the model as the report calls it.
+        plain_model: the model as the report calls it.
+        recipe: what differs in the recipe from those of other cells; empty where there is one recipe.
         method: the method.
         runs: its runs, whatever their status.
     """
 
     task: str
-    model: str
+    plain_model: str
+    recipe: str
     method: str
     runs: tuple[RunRecord, ...]
+
+    @property
+    def model(self) -> str:
+        """The model and the recipe: what methods are compared within."""
+        return ", ".join(filter(None, (self.plain_model, self.recipe)))
 
     @property
     def finished(self) -> list[RunRecord]:
@@ -91,6 +98,11 @@ class Cell:
     def scores(self) -> list[float]:
         """The validation scores."""
         return [float(run.outcome["scores"]["validation"]) for run in self.scored]
+
+    @property
+    def by_draw(self) -> dict[int | str, float]:
+        """The validation scores by what tells a run from others of its cell: the seed, or those varied apart."""
+        return {run.spec.draw: float(run.outcome["scores"]["validation"]) for run in self.scored}
 
     @property
     def failed(self) -> list[RunRecord]:
@@ -140,7 +152,8 @@ def cells(plan: Plan, runs: Iterable[RunRecord]) -> list[Cell]:
     return [
         Cell(
             task=tasks[key[0]],
-            model=", ".join(filter(None, (models[key[1]], key[2]))),
+            plain_model=models[key[1]],
+            recipe=key[2],
             method=key[3],
             runs=tuple(sorted(found[key], key=_draw)),
         )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -14,9 +18,23 @@ from evenkeel.report._results import Row, results
 from evenkeel.report._words import number
 from evenkeel.study import Plan, RunRecord
 
-__all__ = ["HEADINGS", "how_counted", "results_markdown", "results_table", "table_title", "texts"]
+__all__ = [
+    "HEADINGS",
+    "how_counted",
+    "results_csv",
+    "results_latex",
+    "results_markdown",
+    "results_table",
+    "table_title",
+    "texts",
+]
 
 HEADINGS = ("runs", "mean", "std", "min", "median", "max", "failed", "<=maj", "div.", "s/run")
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}  # fmt: skip
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
@@ -45,9 +63,9 @@ def how_counted() -> str:
     return (
         "Scores of the validation part; std over seeds (n - 1); s/run: median seconds. failed: predictions agree with "
         "the labels no better than chance (one-sided test, p > .05). <=maj: not above the majority score, that of "
-        "always answering the commonest label; depending on the metric, this line fails runs that learnt or passes "
-        "runs that did not. div.: diverged, the loss or the predictions became NaN or infinite; such a run has no "
-        "score and counts as failed by both lines."
+        "always giving the same answer (the commonest label, where labels are classes); depending on the metric, this "
+        "line fails runs that learnt or passes runs that did not. div.: diverged, the loss or the predictions became "
+        "NaN or infinite; such a run has no score and counts as failed by both lines."
     )
 
 
@@ -90,6 +108,76 @@ def results_markdown(plan: Plan, runs: Iterable[RunRecord]) -> str:
         lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         blocks.append(f"**{escape_markdown(table_title(members[0]))}**\n\n{lines}")
     return "\n\n".join([*blocks, escape_markdown(how_counted())]) + "\n"
+
+
+def results_csv(plan: Plan, runs: Iterable[RunRecord]) -> str:
+    """Return the results as CSV, all digits, a row for each task, model and method.
+
+    Args:
+        plan: the plan.
+        runs: the runs of its store.
+
+    Returns:
+        The table, whose columns are the fields of :class:`Row`; what there is no number for is empty.
+    """
+    written = io.StringIO()
+    names = [field.name for field in dataclasses.fields(Row)]
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(names)
+    for row in results(plan, runs):
+        table.writerow([_cell(getattr(row, name)) for name in names])
+    return written.getvalue()
+
+
+def _cell(value: object) -> object:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    # A spreadsheet would compute a text that begins so.
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+
+
+def results_latex(plan: Plan, runs: Iterable[RunRecord]) -> str:
+    r"""Return the results as LaTeX, a ``tabular`` with the rules of ``booktabs`` for each task and model.
+
+    Args:
+        plan: the plan.
+        runs: the runs of its store.
+
+    Returns:
+        The tables; what is counted how stands in a comment before them.
+    """
+    lines = [r"% \usepackage{booktabs}", f"% {how_counted()}"]
+    for members in _grouped(results(plan, runs)):
+        heads = " & ".join(["method", *map(escape_latex, HEADINGS)])
+        rows = [" & ".join([escape_latex(row.method), *map(escape_latex, texts(row))]) for row in members]
+        lines += [
+            "",
+            f"% {' '.join(table_title(members[0]).split())}",
+            rf"\begin{{tabular}}{{l{'r' * len(HEADINGS)}}}",
+            r"\toprule",
+            rf"{heads} \\",
+            r"\midrule",
+            *(rf"{row} \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    r"""Make a text stand for itself in LaTeX.
+
+    Args:
+        text: any text, such as a method's name.
+
+    Returns:
+        The escaped text, on one line.
+
+    Example:
+        >>> print(escape_latex("max_norm=5% <&>"))
+        max\_norm=5\% \textless{}\&\textgreater{}
+    """
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def _terminal(rows: Sequence[Row]) -> Table:
