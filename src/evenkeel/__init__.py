@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evenkeel._version import __version__
     from evenkeel.clipping import ClipResult, ClipStatistics, clip_grad_norm_, clip_grads, thresholds
     from evenkeel.partition import Component, Components, components
+    from evenkeel.report import load_study
 
 __all__ = [
     "ClipResult",
@@ -24,6 +25,7 @@ __all__ = [
     "clip_grads",
     "components",
     "errors",
+    "load_study",
     "optim",
     "thresholds",
 ]
@@ -38,6 +40,7 @@ _HOME = {
     "clip_grads": "evenkeel.clipping",
     "components": "evenkeel.partition",
     "errors": "evenkeel.errors",
+    "load_study": "evenkeel.report",
     "optim": "evenkeel.optim",
     "thresholds": "evenkeel.clipping.thresholds",
 }

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from evenkeel.cli._console import errors_to
+from evenkeel.cli.compare import compare
 from evenkeel.cli.components import components
 from evenkeel.cli.demo import demo
 from evenkeel.cli.finetune import finetune
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, study, status, report, finetune, components, methods):
+for command in (demo, study, status, report, compare, finetune, components, methods):
     app.command()(command)
 
 

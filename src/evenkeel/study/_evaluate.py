@@ -11,7 +11,7 @@ from evenkeel.study._language import generated, likelihoods, written
 from evenkeel.study._prepare import Prepared
 from evenkeel.study._scores import Said
 
-__all__ = ["collator", "evaluated"]
+__all__ = ["asked", "collator", "evaluated"]
 
 
 def collator(prepared: Prepared) -> Any:
@@ -38,16 +38,31 @@ def evaluated(trainer: Trainer, prepared: Prepared) -> dict[str, Said]:
     Returns:
         What it said of each part, in the order of the data.
     """
+    return {part: asked(trainer, prepared, part) for part in prepared.parts if part != "train"}
+
+
+def asked(trainer: Trainer, prepared: Prepared, part: str) -> Said:
+    """Ask the model about one part.
+
+    Args:
+        trainer: the Trainer.
+        prepared: the task.
+        part: the part's name.
+
+    Returns:
+        What it said, in the order of the data.
+    """
     ask = _answers if prepared.data.problem == "causal-lm" else _predict
-    return {part: ask(trainer, prepared, part) for part in prepared.parts if part != "train"}
+    return ask(trainer, prepared, part)
 
 
 def _predict(trainer: Trainer, prepared: Prepared, part: str) -> Said:
     data = prepared.parts[part]
     order = np.argsort(data["length"][:], kind="stable")  # batches of like lengths pad less
     # Grouping by length would also shuffle the batches of an evaluation, and lose track of which example is which.
-    trainer.args.train_sampling_strategy = "sequential"
+    usual, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "sequential"
     found = trainer.predict(data.select(order))
+    trainer.args.train_sampling_strategy = usual
     outputs = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
     outputs = outputs[np.argsort(order, kind="stable")]
     values = outputs[:, 0].astype(np.float64) if prepared.data.problem == "regression" else outputs.argmax(axis=1)
