@@ -80,6 +80,34 @@ def test_places_stand_together_in_the_plans_order() -> None:
     ]
 
 
+def test_a_run_that_gives_way_makes_room_for_a_recipe() -> None:
+    specs = [spec(seed, method) for seed in (1, 2) for method in ("full", "a")]
+    standing = Standing(queued(*specs))
+    standing.count(specs[0], "done", outcome(0.7, seconds=10))
+    standing.count(specs[2], "running", {}, now=0)
+    other = spec(2, overrides={"gradient_accumulation_steps": 2})
+    standing.substitute(specs[2], other)
+    whole, halves = (f"tiny, gradient_accumulation_steps {name}" for name in ("unset", "2"))
+    assert {place: tally.total for place, tally in standing.places.items()} == {
+        ("rte", whole, "full"): 1, ("rte", whole, "a"): 2, ("rte", halves, "full"): 1,
+    }  # fmt: skip
+    assert standing.places["rte", whole, "full"].mean == 0.7  # type: ignore[index]
+    assert counts(standing, None).startswith("1 of 4 runs have a result, 0 failed")
+    third = spec(2, "a", overrides={"gradient_accumulation_steps": 2})
+    standing.substitute(specs[3], third)  # by a recipe that is there
+    assert standing.recipe(third) == standing.recipe(other) == "gradient_accumulation_steps 2"
+    standing.count(third, "running", {}, now=3)
+    standing.count(third, "done", outcome(0.5), now=4)
+    assert counts(standing, None).startswith("2 of 4 runs have a result, 0 failed")
+    assert standing.counted("running") == 0
+
+
+def test_where_all_runs_give_way_one_recipe_needs_no_name() -> None:
+    standing = Standing(queued(spec(1)))
+    standing.substitute(spec(1), spec(1, overrides={"gradient_accumulation_steps": 2}))
+    assert {place: tally.total for place, tally in standing.places.items()} == {("rte", "tiny", "full"): 1}
+
+
 def test_the_time_left_follows_what_was_measured() -> None:
     slow, fast = [spec(seed, "slow") for seed in range(4)], [spec(seed, "fast") for seed in range(4)]
     standing = Standing(queued(*slow, *fast))

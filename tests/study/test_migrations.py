@@ -10,6 +10,8 @@ from tests.study.test_store import SPECS
 
 from evenkeel.errors import StoreError
 from evenkeel.study import Plan, Store
+from evenkeel.study._places import without_places
+from evenkeel.study._smaller import smaller
 
 FIRST_SCHEMA = """
 CREATE TABLE study (plan TEXT NOT NULL, created TEXT NOT NULL);
@@ -92,3 +94,18 @@ def test_a_migration_that_fails_leaves_the_old_store(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
         assert "zelda" in connection.execute("SELECT plan FROM study").fetchone()[0]
+
+
+def test_a_store_of_version_2_learns_what_runs_stand_for(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE run SET status = 'failed' WHERE position = 1")
+        connection.execute("UPDATE study SET plan = ?", (without_places(PLAN).model_dump_json(),))
+        connection.execute("PRAGMA user_version = 2")
+    with closing(Store.reading(path)) as store:
+        assert seen(store) == EXPECTED
+    with closing(Store(path)) as store:
+        assert seen(store) == EXPECTED
+        assert {run.stands_for for run in store.runs()} == {None}
+        assert store.substitute(SPECS[2].id, smaller(SPECS[2]) or SPECS[2])
+    with closing(Store(path)) as store:
+        assert list(store.substitutes()) == [SPECS[2].id]

@@ -91,8 +91,8 @@ def test_a_number_that_is_none_is_never_stored(store: Store) -> None:
 
 def test_a_store_of_a_newer_evenkeel_is_refused(store: Store, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 3")
-    with pytest.raises(StoreError, match="schema version 3, and this evenkeel reads up to version 2; use the"):
+        connection.execute("PRAGMA user_version = 4")
+    with pytest.raises(StoreError, match="schema version 4, and this evenkeel reads up to version 3; use the"):
         Store(path)
 
 

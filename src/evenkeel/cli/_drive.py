@@ -120,8 +120,11 @@ class Watcher:
         Args:
             report: the event.
         """
-        outcome = report.result.outcome if report.result else {}
-        self._standing.count(report.job.spec, self._status(report), outcome, now=time.monotonic())
+        if report.instead is not None:
+            self._standing.substitute(report.job.spec, report.instead.spec)
+        else:
+            outcome = report.result.outcome if report.result else {}
+            self._standing.count(report.job.spec, self._status(report), outcome, now=time.monotonic())
         if not console.is_terminal and report.event != "started":
             self._line(report)
 

@@ -92,14 +92,11 @@ class Standing:
             runs: the runs that are wanted.
         """
         records = list(runs)
-        self._recipes = recipe_names(run.spec for run in records)
+        self._specs = {run.id: run.spec for run in records}
+        self._recipes = recipe_names(self._specs.values())
         self._status: dict[str, Status] = {}
         self._since: dict[str, float] = {}
-        self.places: dict[Place, Tally] = {}
-        found = dict.fromkeys(self.place(run.spec) for run in records)
-        order = {place[:2]: number for number, place in reversed(list(enumerate(found)))}
-        for place in sorted(found, key=lambda place: order[place[:2]]):  # what shares task and model stands together
-            self.places[place] = Tally()
+        self.places = _together({self.place(run.spec): Tally() for run in records})
         for run in records:
             self.count(run.spec, run.status, run.outcome)
 
@@ -140,6 +137,35 @@ class Standing:
         if outcome and status in WITH_RESULT and before not in WITH_RESULT:
             tally.take(outcome)
 
+    def substitute(self, spec: RunSpec, instead: RunSpec) -> None:
+        """Let another run, which waits, take the place of one without a result; its recipe may be the study's first.
+
+        Args:
+            spec: the run that gives way.
+            instead: the other run.
+        """
+        left = self.place(spec)
+        self.places[left].status[self._status.pop(spec.id)] -= 1
+        self._since.pop(spec.id, None)
+        del self._specs[spec.id]
+        # From the end: there is what took other places by the same recipe.
+        alike = (run for run, known in reversed(self._specs.items()) if _recipe(known) == _recipe(instead))
+        known = next(alike, None)
+        self._specs[instead.id] = instead
+        if known is None:
+            self._name_anew()
+        else:
+            self._recipes[instead.id] = self._recipes.get(known, "")
+        self.count(instead, "queued", {})
+        self.places = _together({place: tally for place, tally in self.places.items() if tally.total})
+
+    def _name_anew(self) -> None:
+        """Name recipes by what differs among them now; those that share a tally keep sharing it."""
+        before = {run: self.place(spec) for run, spec in self._specs.items() if run in self._recipes}
+        self._recipes = recipe_names(self._specs.values())
+        moved = {place: self.place(self._specs[run]) for run, place in before.items()}
+        self.places = {moved[place]: tally for place, tally in self.places.items() if place in moved}
+
     def counted(self, *statuses: Status) -> int:
         """Return how many runs have one of ``statuses``; all, where none is named."""
         tallies = self.places.values()
@@ -173,3 +199,13 @@ class Standing:
             total += each * (tally.status["queued"] + tally.status["running"])
         spent = sum(min(now - since, usual) for since in self._since.values())
         return max(0.0, total - spent) / max(1, workers)
+
+
+def _together(places: Mapping[Place, Tally]) -> dict[Place, Tally]:
+    """Let stand together what shares task and model."""
+    order = {place[:2]: number for number, place in reversed(list(enumerate(places)))}
+    return {place: places[place] for place in sorted(places, key=lambda place: order[place[:2]])}
+
+
+def _recipe(spec: RunSpec) -> tuple[object, object]:
+    return spec.training, spec.overrides

@@ -10,7 +10,7 @@ from evenkeel.study._plan import Plan
 
 __all__ = ["SCHEMA_VERSION", "create", "migrate"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE study (plan TEXT NOT NULL, created TEXT NOT NULL);
 CREATE TABLE run (
@@ -21,7 +21,8 @@ CREATE TABLE run (
     attempts INTEGER NOT NULL DEFAULT 0,
     outcome TEXT,
     error TEXT,
-    changed TEXT NOT NULL
+    changed TEXT NOT NULL,
+    stands_for TEXT
 );
 """
 
@@ -60,4 +61,9 @@ def _from_first(connection: sqlite3.Connection) -> None:
     connection.executemany("UPDATE run SET status = 'failed' WHERE id = ?", failed)
 
 
-_STEPS = {1: _from_first}  # by the version that they start from
+def _from_second(connection: sqlite3.Connection) -> None:
+    """A run may stand for the planned one that ran out of memory."""
+    connection.execute("ALTER TABLE run ADD COLUMN stands_for TEXT")
+
+
+_STEPS = {1: _from_first, 2: _from_second}  # by the version that they start from

@@ -63,6 +63,9 @@ class Plan(Frozen):
     exclude: tuple[dict[str, Any], ...] = Field(default=(), description="no runs that one of these rules fits")
     measures: Measures = Measures()
     retries: Annotated[int, Field(ge=0)] = Field(default=0, description="how often a run that raised is tried again")
+    smaller_batches: bool = Field(
+        default=False, description="let a run that runs out of memory alone be replaced by one of smaller micro-batches"
+    )
     checkpoints: CheckpointPlan = CheckpointPlan()
     resources: Resources = Resources()
 

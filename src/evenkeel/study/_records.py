@@ -20,6 +20,7 @@ Status = Literal["queued", "running", "done", "failed", "diverged", "error", "lo
 
 _WITH_RESULT = ("done", "failed", "diverged")
 _MOVES = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # and what turns the direction of writing
+_ID = re.compile(r"[0-9a-f]{16}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what moves a terminal's cursor or colours its text
 
 
@@ -32,9 +33,11 @@ class RunRecord:
         spec: the specification.
         status: ``done``, ``failed`` (no better than chance) and ``diverged`` are results; ``error`` (it raised) and
             ``lost`` (its process died, again and again) are tried again by the next start.
-        attempts: how often it was started.
+        attempts: how often it was started; what it stands for counts, too.
         outcome: scores, failure by both lines, times, memory, provenance; empty before the run ended.
         error: the traceback, where it raised; how its process ended, where it was lost.
+        stands_for: id of the planned run whose place it took, because that one ran out of memory; None where it is
+            the planned one.
     """
 
     id: str
@@ -43,6 +46,7 @@ class RunRecord:
     attempts: int
     outcome: Mapping[str, Any]
     error: str | None
+    stands_for: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -50,7 +54,15 @@ class RunRecord:
         return self.status in _WITH_RESULT
 
 
-def read_record(run: str, spec: str, status: str, attempts: int, outcome: str | None, error: str | None) -> RunRecord:
+def read_record(
+    run: str,
+    spec: str,
+    status: str,
+    attempts: int,
+    outcome: str | None,
+    error: str | None,
+    stands_for: str | None = None,
+) -> RunRecord:
     """Make a record of a store's row.
 
     Args:
@@ -60,6 +72,7 @@ def read_record(run: str, spec: str, status: str, attempts: int, outcome: str | 
         attempts: how often it was started.
         outcome: the outcome, as JSON.
         error: the traceback.
+        stands_for: the id of the run whose place it took.
 
     Returns:
         The record.
@@ -75,11 +88,21 @@ def read_record(run: str, spec: str, status: str, attempts: int, outcome: str | 
     names = (found.task, found.metric, found.model, found.method)
     if not all(is_plain(name) for name in names):
         raise ValueError("a name in it holds control characters")
+    if stands_for is not None and not (isinstance(stands_for, str) and _ID.fullmatch(stands_for)):
+        raise ValueError("what it stands for is no id of a run")
     content = json.loads(outcome) if outcome else {}
     if not isinstance(content, dict):
         raise ValueError("its outcome is no mapping")
     said = None if error is None else _CONTROL.sub("?", str(error))
-    return RunRecord(id=run, spec=found, status=status, attempts=attempts, outcome=content, error=said)  # type: ignore[arg-type]
+    return RunRecord(
+        id=run,
+        spec=found,
+        status=status,  # type: ignore[arg-type]
+        attempts=attempts,
+        outcome=content,
+        error=said,
+        stands_for=stands_for,
+    )
 
 
 def plain_plan(text: str) -> Plan:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 from pydantic import ValidationError
 
@@ -155,6 +155,8 @@ class Store:
     def save_plan(self, plan: Plan, runs: Iterable[RunSpec]) -> None:
         """Write the plan and queue those of its runs that are not there yet, in one transaction.
 
+        What took the place of a run that is now to be done itself stands for nothing any more.
+
         Args:
             plan: the plan, which replaces an earlier one.
             runs: all of its runs, in the order in which they are to be done.
@@ -170,6 +172,7 @@ class Store:
                 " ON CONFLICT (id) DO UPDATE SET position = excluded.position",
                 [(spec.id, position, spec.model_dump_json(), now) for position, spec in enumerate(runs)],
             )
+            connection.execute("UPDATE run SET stands_for = NULL WHERE stands_for IN (SELECT id FROM run)")
 
     def requeue(self, *statuses: Status) -> None:
         """Queue again every run that has one of ``statuses``."""
@@ -204,11 +207,38 @@ class Store:
                 (status, text, error, _now(), run),
             )
 
+    def substitute(self, run: str, spec: RunSpec) -> bool:
+        """Let another run take the place of one, and wait, in one transaction; it stands for the planned one.
+
+        Args:
+            run: the id of the run that gives way.
+            spec: the other run.
+
+        Returns:
+            Whether it did; nothing changes where the study has that other run already.
+        """
+        with self._writing(at_once=True) as connection:
+            if connection.execute("SELECT 1 FROM run WHERE id = ?", (spec.id,)).fetchone():
+                return False
+            connection.execute(
+                "UPDATE run SET id = ?, spec = ?, status = 'queued', outcome = NULL, error = NULL, changed = ?,"
+                " stands_for = coalesce(stands_for, id) WHERE id = ?",
+                (spec.id, spec.model_dump_json(), _now(), run),
+            )
+            return True
+
+    def substitutes(self) -> dict[str, RunSpec]:
+        """Return what took the place of planned runs, by their ids."""
+        return {run.stands_for: run.spec for run in self._runs("WHERE stands_for IS NOT NULL") if run.stands_for}
+
     def runs(self) -> list[RunRecord]:
         """Return all runs, in the plan's order."""
+        return self._runs()
+
+    def _runs(self, which: Literal["", "WHERE stands_for IS NOT NULL"] = "") -> list[RunRecord]:
         with self._reading():
             rows = self._connection.execute(
-                "SELECT id, spec, status, attempts, outcome, error FROM run ORDER BY position, id"
+                f"SELECT id, spec, status, attempts, outcome, error, stands_for FROM run {which} ORDER BY position, id"  # noqa: S608
             ).fetchall()
             return [read_record(*row) for row in rows]
 

@@ -22,6 +22,7 @@ from evenkeel.study._precision import suitable_precision
 from evenkeel.study._prepare import prepare
 from evenkeel.study._quiet import quieten
 from evenkeel.study._records import check_records
+from evenkeel.study._smaller import substituted
 from evenkeel.study._store import RunRecord, Store
 from evenkeel.study.engines import Engine, Job, Report
 
@@ -40,21 +41,32 @@ class Study:
         """Bind a plan to a folder; nothing is read or written yet."""
         self.plan = plan
         self.folder = folder
-        self._jobs: list[Job] | None = None  # checking and loading take a while: once will do
+        self._planned: list[Job] | None = None  # checking and loading take a while: once will do
 
     def jobs(self) -> list[Job]:
         """Load and check everything that the runs need.
 
         Returns:
-            One job for each run, in the plan's order.
+            One job for each run, in the plan's order; where another run took the place of one that ran out of memory,
+            as the folder has it, that one.
 
         Raises:
             EvenkeelError: if a task, model or method is unknown or cannot be used.
         """
-        if self._jobs is None:
+        planned = self._planned_jobs()
+        if not self.folder.store.is_file():
+            return planned
+        try:
+            with closing(Store.reading(self.folder.store)) as store:
+                return substituted(planned, store.substitutes())
+        except StoreError:  # whoever opens it next says so; opening it to write may mend it
+            return planned
+
+    def _planned_jobs(self) -> list[Job]:
+        if self._planned is None:
             quieten()
-            self._jobs = self._checked_jobs()
-        return self._jobs
+            self._planned = self._checked_jobs()
+        return self._planned
 
     def _checked_jobs(self) -> list[Job]:
         check_plan(self.plan)
@@ -114,9 +126,10 @@ class Study:
             EvenkeelError: if the plan cannot be, or the folder is not this study's.
             KeyboardInterrupt: after a stop, with a sentence that says what there is; at once after two.
         """
-        jobs = self.jobs()
+        planned = self._planned_jobs()
         self.folder.create()
         with self.folder.lock(), closing(Store(self.folder.store)) as store:
+            jobs = substituted(planned, store.substitutes())
             self._admit(store, jobs)
             store.save_plan(without_places(self.plan), [job.spec for job in jobs])
             store.requeue("running", "error", "lost")  # what an earlier start left behind
@@ -124,13 +137,16 @@ class Study:
             if not self.plan.checkpoints.keep:
                 for run in finished:  # of a driver that was killed after it recorded them
                     self.folder.drop_checkpoints(run)
+            for run in store.substitutes():
+                self.folder.drop_checkpoints(run)
             waiting = [self._with_checkpoints(job) for job in jobs if job.spec.id not in finished]
             if self.plan.checkpoints.wanted and waiting:
                 keep, packing = self.plan.checkpoints.keep, engine.packing
                 on_notice(disk_notice(waiting, self.folder.path, at_a_time=packing, keep=keep))
             driver = Driver(
                 engine, store, self.folder,
-                retries=self.plan.retries, keep_checkpoints=self.plan.checkpoints.keep, on_notice=on_notice,
+                retries=self.plan.retries, smaller_batches=self.plan.smaller_batches,
+                keep_checkpoints=self.plan.checkpoints.keep, on_notice=on_notice,
             )  # fmt: skip
             try:
                 with (
@@ -143,8 +159,8 @@ class Study:
             finally:
                 with suppress(StoreError):  # the disk may be full; the next start does it as well
                     store.requeue("running")  # interrupted: nothing is running any more
-            wanted = {job.spec.id for job in jobs}
-            runs = [run for run in store.runs() if run.id in wanted]
+            wanted = {job.spec.id for job in planned}
+            runs = [run for run in store.runs() if (run.stands_for or run.id) in wanted]
         if driver.stopping and not all(run.finished for run in runs):
             raise KeyboardInterrupt(f"{sum(run.finished for run in runs)} of {len(runs)} runs have a result")
         return runs

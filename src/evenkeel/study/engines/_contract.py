@@ -51,6 +51,7 @@ class Report:
         result: of an ended job.
         traceback: of a job that raised; of a lost one, how its process ended, where that is known.
         out_of_memory: whether it raised because there was no memory left.
+        instead: what the driver puts in the job's place; engines leave it out.
     """
 
     job: Job
@@ -58,6 +59,7 @@ class Report:
     result: RunResult | None = None
     traceback: str | None = None
     out_of_memory: bool = False
+    instead: Job | None = None
 
 
 class Engine(ABC):
