@@ -4,7 +4,7 @@
     python benchmarks/engines.py store [--runs 100000]   # writes a second into a store that holds so many runs
 
 A run that does nothing returns at once what a run on RTE with a MiniLM would: an outcome, and the tables ``log``,
-``norms`` and ``predictions`` (with ``--tables none``, none). ``inline`` has no engine: the driver's process makes the
+``telemetry`` and ``predictions`` (with ``--tables none``, none). ``inline`` has no engine: the driver's process makes the
 results itself, and all that is left is the driver and what it writes. A rate is runs / seconds from the first
 record to the last; making the jobs, and starting processes, are told apart.
 
@@ -56,7 +56,7 @@ def tables() -> dict[str, pa.Table]:
         "logits": pa.array(drawn.random((EXAMPLES, 2)).tolist(), pa.list_(pa.float32())),
     }
     log = {"step": pa.array(range(POINTS), pa.int32()), "loss": pa.array(drawn.random(POINTS))}
-    return {"log": pa.table(log), "norms": pa.table(norms), "predictions": pa.table(predictions)}
+    return {"log": pa.table(log), "telemetry": pa.table(norms), "predictions": pa.table(predictions)}
 
 
 OUTCOME = {

@@ -144,5 +144,5 @@ def same_results(one: StudyFolder, other: StudyFolder, ours: Sequence[RunRecord]
     return [timeless(run) for run in ours] == [timeless(run) for run in theirs] and all(
         (table := one.read_run(run.id, name)) is not None and table.equals(other.read_run(run.id, name))
         for run in ours
-        for name in ("log", "norms", "predictions")
+        for name in ("log", "telemetry", "predictions")
     )

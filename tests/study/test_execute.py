@@ -11,6 +11,7 @@ from scipy.stats import fisher_exact
 from tests.study._small import MakePlan, rows, write_csv
 
 from evenkeel.errors import DataError
+from evenkeel.measure import TELEMETRY
 from evenkeel.study import Plan, RunResult, Study, StudyFolder, execute
 from evenkeel.tasks import score
 
@@ -73,13 +74,30 @@ def test_the_outcome_follows_from_the_predictions(result: RunResult) -> None:
 
 
 def test_the_curves_are_whole(result: RunResult) -> None:
-    log, norms = result.tables["log"].to_pydict(), result.tables["norms"].to_pydict()
+    log, telemetry = result.tables["log"].to_pydict(), result.tables["telemetry"].to_pydict()
     assert result.outcome["steps"] == 8  # 32 examples, 8 a step, 2 epochs
     assert log["step"] == list(range(1, 9))
     assert np.isfinite(log["loss"]).all()
     assert log["learning_rate"] == pytest.approx([5e-3 * (8 - step) / 8 for step in range(8)])
-    assert sorted(set(norms["step"])) == [0, 2, 4, 6]
-    assert {"layer.0.query.weight", "layer.1.query.weight"} <= set(norms["component"])
+    assert result.tables["telemetry"].schema.equals(TELEMETRY)
+    assert sorted(set(telemetry["step"])) == [1, 3, 5, 7, 8]  # and the last
+    assert {"layer.0.query.weight", "layer.1.query.weight"} <= set(telemetry["component"])
+    empty = {name for name, column in telemetry.items() if None in column}
+    assert empty == {"layer", "cosine_distance", "phase_cosine_distance"}  # biases begin as zeros, without an angle
+    last = {row["component"]: row for row in result.tables["telemetry"].to_pylist() if row["step"] == 8}
+    assert all(row["rms_change"] > 0 for row in last.values())
+
+
+def test_the_record_says_how_the_run_trained(result: RunResult, make_plan: MakePlan) -> None:
+    outcome = result.outcome
+    assert outcome["health"] == {"nonfinite_steps": 0, "vanishing": False, "vanished_layers": 0.0, "spikes": 0}
+    assert outcome["racing"]["components"] == len(set(result.tables["telemetry"]["component"].to_pylist()))
+    assert 0 < outcome["racing"]["half_time_median"] < outcome["racing"]["time_to_90_median"] < 1
+    assert outcome["racing"]["half_time_spread"] > 0
+    assert outcome["convergence"]["loss_area"] == pytest.approx(np.mean(result.tables["log"]["loss"]), rel=0.1)
+    diverged = first(make_plan(training={"learning_rate": 1e30})).outcome
+    assert diverged["health"]["nonfinite_steps"] > 0
+    assert diverged["convergence"]["loss_area"] is None
 
 
 def test_the_outcome_is_json_and_tells_no_secrets(
@@ -126,10 +144,10 @@ def test_methods_are_mixed_by_name(make_plan: MakePlan, method: str, group_by_le
     result = first(make_plan(methods=[method], training={"epochs": 1, "group_by_length": group_by_length}))
     assert result.outcome["steps"] == 8  # 4 for each of 2 blocks
     seen: dict[int, set[str]] = {}
-    for row in result.tables["norms"].to_pylist():
+    for row in result.tables["telemetry"].to_pylist():
         seen.setdefault(row["step"], set()).add(row["component"])
-    assert "layer.0.query.weight" not in seen[2]
-    assert "layer.0.query.weight" in seen[4]
+    assert "layer.0.query.weight" not in seen[3]
+    assert "layer.0.query.weight" in seen[5]
 
 
 def test_the_jobs_are_refused_before_anything_starts(make_plan: MakePlan, tmp_path: Path) -> None:

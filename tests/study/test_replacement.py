@@ -86,7 +86,7 @@ def test_a_study_of_the_embedded_model_keeps_the_table_of_every_run(tmp_path: Pa
         table = folder.read_run(run.id, "replacement")
         assert table is not None
         rows = table.to_pylist()
-        layers = {row["layer"] for row in folder.read_run(run.id, "norms").to_pylist()} - {None}  # type: ignore[union-attr]
+        layers = {row["layer"] for row in folder.read_run(run.id, "telemetry").to_pylist()} - {None}  # type: ignore[union-attr]
         places = [(k, part) for k in range(len(layers) + 1) for part in ("validation", "test")]
         assert [(row["k"], row["part"]) for row in rows] == places
         assert {row["part"]: row["score"] for row in rows if row["k"] == 0} == run.outcome["scores"]

@@ -74,7 +74,7 @@ def test_no_byte_of_a_study_tells_of_its_owner(make_plan: MakePlan, home: Path) 
 
     searched = dict(contents(study.folder.path))
     assert any("checkpoint-6/optimizer.pt:" in name for name in searched)
-    assert any("norms.parquet unpacked" in name for name in searched)
+    assert any("telemetry.parquet unpacked" in name for name in searched)
     words = [str(home), "zelda", str(Path(home).parent), *SECRETS.values(), *SECRETS]
     found = [
         (name, word) for (name, content), word in itertools.product(searched.items(), words) if word.encode() in content

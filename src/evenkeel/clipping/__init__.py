@@ -7,12 +7,21 @@ from evenkeel.clipping._max_norm import MaxNorm, applicable, as_threshold, check
 from evenkeel.clipping._nonfinite import Nonfinite, check_nonfinite
 from evenkeel.clipping._result import ClipResult
 from evenkeel.clipping._statistics import ClipStatistics
+from evenkeel.clipping._weights import (
+    WeightCopies,
+    copied_norms,
+    copy_weights,
+    weight_distances,
+    weight_names,
+    weight_norms,
+)
 
 __all__ = [
     "ClipResult",
     "ClipStatistics",
     "MaxNorm",
     "Nonfinite",
+    "WeightCopies",
     "applicable",
     "as_threshold",
     "check_max_norm",
@@ -21,7 +30,12 @@ __all__ = [
     "clip_coefficients",
     "clip_grad_norm_",
     "clip_grads",
+    "copied_norms",
+    "copy_weights",
     "grad_norms",
     "resolve",
     "thresholds",
+    "weight_distances",
+    "weight_names",
+    "weight_norms",
 ]

@@ -10,7 +10,15 @@ from torch import Tensor
 from evenkeel.clipping import cpu
 from evenkeel.clipping._values import can_look
 
-__all__ = ["accumulation_dtype", "component_norms", "longest_exact", "row_length", "safe_range", "tensor_norms"]
+__all__ = [
+    "accumulation_dtype",
+    "component_norms",
+    "joined_norms",
+    "longest_exact",
+    "row_length",
+    "safe_range",
+    "tensor_norms",
+]
 
 # On the CPU torch adds all squares into a few float32 lanes, whose rounding errors grow with the number of entries, and
 # fastest where entries are alike: 1.7e-3 for BERT-large's word embeddings. In rows of this length, whose norms are put
@@ -93,6 +101,21 @@ def component_norms(
     if list(owners) == list(range(count)):
         return each
     where = torch.tensor(owners, device="cpu").to(each.device, non_blocking=True)
+    return joined_norms(each, where, count=count, norm_type=norm_type)
+
+
+def joined_norms(each: Tensor, where: Tensor, *, count: int, norm_type: float) -> Tensor:
+    """Put the norms of tensors together to those of their owners.
+
+    Args:
+        each: norms of tensors, shape ``[T]``.
+        where: the owner of each, indices of shape ``[T]`` on the same device.
+        count: number of owners.
+        norm_type: order of the norm; positive, may be ``inf``.
+
+    Returns:
+        Norms, shape ``[count]``; 0 of an owner without tensors.
+    """
     wide = each.double()  # a component may have thousands of tensors
     zeros = torch.zeros(count, dtype=wide.dtype, device=wide.device)
     largest = zeros.scatter_reduce(0, where, wide, reduce="amax")

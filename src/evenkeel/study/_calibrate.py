@@ -41,7 +41,7 @@ class Calibration:
     Attributes:
         step_seconds: an optimizer step, on average over the phases of training.
         other_seconds: everything but steps: loading the model, evaluation.
-        recorded_bytes: on disk, of what grows with the steps: one row of gradient norms for each component.
+        recorded_bytes: on disk, of what grows with the steps: one row of telemetry for each component.
         other_bytes: on disk, of everything else.
         memory: peak of the process in bytes.
     """
@@ -122,14 +122,14 @@ def _begin(driver: int) -> None:
 
 
 def _bytes(result: RunResult, steps: int) -> tuple[float, float]:
-    """Return the bytes of one recording of norms, and of all other tables."""
+    """Return the bytes of one recorded step, and of all other tables."""
     with tempfile.TemporaryDirectory() as scratch:
         sizes = {name: _size(table, Path(scratch) / name) for name, table in result.tables.items()}
-        nothing = _size(result.tables["norms"].slice(0, 0), Path(scratch) / "nothing")
-    recordings = len(set(result.tables["norms"]["step"].to_pylist()))
+        nothing = _size(result.tables["telemetry"].slice(0, 0), Path(scratch) / "nothing")
+    recordings = len(set(result.tables["telemetry"]["step"].to_pylist()))
     log = sizes["log"] * _LOG_ROWS / max(_LOG_ROWS, steps)
-    others = nothing + log + sum(size for name, size in sizes.items() if name not in ("norms", "log"))
-    return max(0, sizes["norms"] - nothing) / max(1, recordings), others
+    others = nothing + log + sum(size for name, size in sizes.items() if name not in ("telemetry", "log"))
+    return max(0, sizes["telemetry"] - nothing) / max(1, recordings), others
 
 
 def _size(table: pyarrow.Table, path: Path) -> int:

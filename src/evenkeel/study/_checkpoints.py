@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import pyarrow as pa
 import torch
 from filelock import FileLock
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from evenkeel.integrations.transformers import Recorder
 from evenkeel.study._manifest import Manifest, read_manifest, sync_folder, write_manifest
 from evenkeel.study._meter import Meter, Spent
 from evenkeel.study._replacement import PretrainedLayers
@@ -27,7 +25,7 @@ __all__ = ["Checkpointing", "RunCheckpoints", "RunStopped", "checkpoint_bytes", 
 
 _LONGEST_WAIT_SECONDS = 60.0  # for a worker whose driver is gone, and which has not noticed yet
 _NUMBERS_PER_PARAMETER = 3  # the weight and AdamW's two moments
-_NORMS, _TENSORS, _ORDER, _LAYER = "evenkeel_norms.parquet", "evenkeel_run.safetensors", "order", "layer."
+_TENSORS, _ORDER, _LAYER = "evenkeel_run.safetensors", "order", "layer."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +59,10 @@ def checkpoint_bytes(parameters: int) -> int:
 class RunCheckpoints(TrainerCallback):
     """Keeps a run's latest checkpoint, and in it what the run has beside the Trainer's state.
 
-    That is: what it took so far, the norms recorded so far, the pretrained weights of what methods added (for layer
-    replacement), and the generator's state at the beginning of the epoch, from which the order of the data is drawn.
+    That is: what it took so far, the pretrained weights of what methods added (for layer replacement), and the
+    generator's state at the beginning of the epoch, from which the order of the data is drawn.
 
-    It must come after the callbacks that write into a checkpoint too.
+    It must come after the callbacks that write into a checkpoint too, as the Recorder does.
 
     Attributes:
         output_dir: what the Trainer is to take for its output folder.
@@ -77,37 +75,30 @@ class RunCheckpoints(TrainerCallback):
         self.output_dir = output_dir
         self._how, self._run, self._stopping, self._meter = how, run, stopping, meter
         self._provenance: dict[str, Any] = {}
-        self._recorder: Recorder | None = None
         self._layers: PretrainedLayers | None = None
         self._own_layers: frozenset[str] = frozenset()
-        self._earlier, self._earlier_norms = Spent(), list[pa.Table]()
+        self._earlier = Spent()
         self._order: Tensor | None = None
         self._resumed_within_epoch = self._stopped = False
         self._last_step, self._last_time = 0, time.monotonic()
 
-    def find(self, provenance: Mapping[str, Any], *, recorder: Recorder, layers: PretrainedLayers | None) -> str | None:
+    def find(self, provenance: Mapping[str, Any], *, layers: PretrainedLayers | None) -> str | None:
         """Look for a checkpoint to go on from, and take up what is in it beside the Trainer's state.
 
         Args:
             provenance: what the run is made with; what was made otherwise would not go on exactly.
-            recorder: has the norms.
             layers: the pretrained weights that layer replacement needs.
 
         Returns:
             The folder, for the Trainer; None where there is none that is whole and fits.
         """
-        self._provenance, self._recorder, self._layers = dict(provenance), recorder, layers
+        self._provenance, self._layers = dict(provenance), layers
         self._own_layers = frozenset(layers.weights if layers else ())
         found = self._newest()
         if found is None:
             return None
         self._take_up(*found)
         return str(found[0])
-
-    def norms(self) -> pa.Table:
-        """Return the norms of the whole run so far."""
-        now = [] if self._recorder is None else [self._recorder.norms.table()]
-        return pa.concat_tables([*self._earlier_norms, *now])
 
     def spent(self) -> Spent:
         """Return what the whole run took so far, counting the steps alone that count."""
@@ -152,11 +143,9 @@ class RunCheckpoints(TrainerCallback):
         return by_steps or (minutes is not None and time.monotonic() - self._last_time >= 60 * minutes)
 
     def _complete(self, made: Path, state: TrainerState) -> None:
-        import pyarrow.parquet
         from safetensors.torch import save_file
 
         (made / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
-        pyarrow.parquet.write_table(self.norms(), made / _NORMS, compression="zstd")
         tensors = {} if self._order is None else {_ORDER: self._order}
         for name, weights in (self._layers.weights if self._layers else {}).items():
             if name not in self._own_layers:
@@ -193,13 +182,11 @@ class RunCheckpoints(TrainerCallback):
         return newest
 
     def _take_up(self, folder: Path, manifest: Manifest) -> None:
-        import pyarrow.parquet
         from safetensors.torch import load_file
 
         self._earlier = Spent(
             wall_seconds=manifest.wall_seconds, cpu_seconds=manifest.cpu_seconds, peak_memory=manifest.peak_memory
         )
-        self._earlier_norms = [pyarrow.parquet.read_table(folder / _NORMS)]
         self._last_step = manifest.step
         tensors = load_file(folder / _TENSORS)
         self._order, self._resumed_within_epoch = tensors.pop(_ORDER, None), manifest.within_epoch

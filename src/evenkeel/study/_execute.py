@@ -29,6 +29,7 @@ from evenkeel.methods import parse_mix
 from evenkeel.models import load_model
 from evenkeel.study._checkpoints import Checkpointing, RunCheckpoints, keeping
 from evenkeel.study._evaluate import collator, evaluated
+from evenkeel.study._measured import measured
 from evenkeel.study._meter import Meter
 from evenkeel.study._order import DataOrder
 from evenkeel.study._plan import Measures, RunSpec, TaskPlan
@@ -52,7 +53,7 @@ class RunResult:
     Attributes:
         diverged: whether the loss or the predictions became NaN or infinite.
         outcome: scores and their baselines, failure by both lines, times, provenance; plain JSON values.
-        tables: ``log`` (step, loss, learning rate), ``norms`` (see ``GradientNorms``), ``predictions``; and
+        tables: ``log`` (step, loss, learning rate), ``telemetry`` (see ``docs/measures.md``), ``predictions``; and
             ``replacement``, where it was asked for.
     """
 
@@ -127,25 +128,26 @@ def execute(
         with reporting(spec, measures.report_to):
             trainer, recorder, watch = _trainer(spec, prepared, classifier, scratch, listening, measures)
             made_with = _made_with(spec, trainer)
-            _train(trainer, kept, made_with, recorder=recorder, layers=layers)
+            _train(trainer, kept, made_with, layers=layers)
         said = evaluated(trainer, prepared)
         diverged = watch.diverged or not all(found.finite for found in said.values())
         if save_to is not None and not diverged:
             trainer.save_model(str(save_to))
             (save_to / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust
     spent = kept.spent() if kept else meter.spent()
+    tables = {
+        "log": _log(trainer.state),
+        "telemetry": recorder.telemetry.table(),
+        "predictions": predictions_table(prepared.data, said),
+    }
     outcome = {
         **scores(prepared.data, said, diverged=diverged),
+        **measured(tables["telemetry"], tables["log"], steps=trainer.state.max_steps),
         "steps": trainer.state.global_step,
         "wall_seconds": round(spent.wall_seconds, 3),
         "cpu_seconds": round(spent.cpu_seconds, 3),
         "peak_memory": dict(spent.peak_memory),
         "provenance": made_with,
-    }
-    tables = {
-        "log": _log(trainer.state),
-        "norms": kept.norms() if kept else recorder.norms.table(),
-        "predictions": predictions_table(prepared.data, said),
     }
     if layers is not None:  # after the clock was read: it is no part of what the method costs
         tables["replacement"] = replacement_table(
@@ -172,7 +174,6 @@ def _train(
     kept: RunCheckpoints | None,
     made_with: Mapping[str, Any],
     *,
-    recorder: Recorder,
     layers: PretrainedLayers | None,
 ) -> None:
     """Train, from the last checkpoint on where there is one."""
@@ -180,7 +181,7 @@ def _train(
         trainer.train()
         return
     trainer.add_callback(kept)  # the last one: others write into a checkpoint first
-    trainer.train(resume_from_checkpoint=kept.find(made_with, recorder=recorder, layers=layers))
+    trainer.train(resume_from_checkpoint=kept.find(made_with, layers=layers))
     kept.finish()
 
 

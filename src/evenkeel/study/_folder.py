@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from evenkeel.errors import StoreError
 from evenkeel.study._manifest import sync, sync_folder
+from evenkeel.study._older_tables import OLDER_TELEMETRY, as_telemetry
 from evenkeel.study._owner import read_owner, write_owner
 
 __all__ = ["StudyFolder"]
@@ -28,18 +29,13 @@ _PROBE = 4096  # bytes; a full disk takes an empty file
 _ANEW = "get the folder anew from whoever made it, or choose another with --out"
 _COLUMNS: dict[str, dict[str, Callable[[pa.DataType], bool]]] = {  # what reports read of each table
     "log": {"step": pa.types.is_integer, "loss": pa.types.is_floating},
-    "norms": {
-        "step": pa.types.is_integer,
-        "component": pa.types.is_string,
-        "layer": pa.types.is_integer,
-        "role": pa.types.is_string,
-        "kind": pa.types.is_string,
-        "norm": pa.types.is_floating,
-    },
+    "telemetry": {},  # see as_telemetry
+    "course": {"step": pa.types.is_integer, "phase": pa.types.is_integer, "score": pa.types.is_floating},
     "predictions": {"part": pa.types.is_string, "example": pa.types.is_integer},
     "replacement": {"k": pa.types.is_integer, "part": pa.types.is_string, "score": pa.types.is_floating},
 }
 TABLES = tuple(_COLUMNS)
+_TELEMETRY = "telemetry"
 
 
 class StudyFolder:
@@ -165,22 +161,31 @@ class StudyFolder:
             table: one of ``TABLES``.
 
         Returns:
-            The table; None if the run left none.
+            The table; None if the run left none, and if its telemetry is torn. Telemetry has all columns of
+            ``TELEMETRY``: those that an older folder lacks, where it was a table of norms, are null.
 
         Raises:
             StoreError: if the file is a link, or no table that evenkeel writes.
         """
         path = self._run(run) / f"{table}.parquet"
-        for own in (path.parent.parent, path.parent, path):
+        older = path.with_name(OLDER_TELEMETRY)
+        for own in (path.parent.parent, path.parent, path, older):
             self._refuse_link(own)
+        first = 0 if table == _TELEMETRY and not path.is_file() else 1
+        path = path if first else older
         if not path.is_file():
             return None
         try:
             found = pa.parquet.read_table(path, partitioning=None)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if table == _TELEMETRY:  # no number of a run depends on it
+                return None
+            raise StoreError(f"{_damaged(path)} ({_reason(error)}); {_ANEW}") from error
+        try:
+            found = as_telemetry(found, first=first) if table == _TELEMETRY else found
             kinds = {name: found.schema.field(name).type for name in _COLUMNS[table]}
-        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise StoreError(f"{_damaged(path)} ({reason}); {_ANEW}") from error
+        except (pa.ArrowException, KeyError) as error:
+            raise StoreError(f"{_damaged(path)} ({_reason(error)}); {_ANEW}") from error
         wrong = next((name for name, fits in _COLUMNS[table].items() if not fits(kinds[name])), None)
         if wrong is not None:
             raise StoreError(f"{_damaged(path)} (its column {wrong} is of another kind); {_ANEW}")
@@ -225,6 +230,10 @@ def _plain(run: str) -> str:
     if not _ID.fullmatch(run):
         raise StoreError(f"{run!r} is no id of a run; {_ANEW}")
     return run
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _damaged(path: Path) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 __all__ = ["Manifest", "read_manifest", "sync", "sync_folder", "write_manifest"]
 
 _FILE = "evenkeel_checkpoint.json"
-_VERSION = 1
+_VERSION = 2  # 1: with a table of norms in place of the Recorder's own files
 _LARGEST = 1_000_000  # bytes; a manifest that is larger is none of ours
 
 

@@ -100,7 +100,7 @@ def result_of(seed: int, *, rows: int = FEW) -> RunResult:
         "logits": pa.array([[row, -row] if row % 2 else None for row in range(rows)], pa.list_(pa.int32())),
     }
     outcome = {"scores": {"validation": float(drawn[3]), "test": None}, "seed": seed, "words": ["é", "", "\n"]}
-    tables = {"log": pa.table(columns), "norms": pa.table({"norm": pa.array([], pa.float32())})}
+    tables = {"log": pa.table(columns), "telemetry": pa.table({"norm": pa.array([], pa.float32())})}
     return RunResult(diverged=bool(seed % 2), outcome=outcome, tables=tables)
 
 

@@ -171,7 +171,7 @@ def test_under_a_loss_scale_the_true_gradients_are_clipped(arguments: Callable[.
     assert raw == pytest.approx([SCALE * step["classifier.bias"] for step in expected], rel=1e-3)  # scaling was active
     assert len(norms) == len(expected)
     assert norms[0] == pytest.approx(expected[0], rel=1e-4, abs=1e-7)
-    recorded = [row["norm"] for row in recorder.norms.table().to_pylist()]
+    recorded = [row["norm"] for row in recorder.telemetry.table().to_pylist()]
     assert recorded == [norm for step in norms for norm in step.values()]
     assert_same_weights(ours, theirs)
     assert trainer.accelerator.scaler.get_scale() == SCALE
@@ -236,34 +236,3 @@ def test_without_a_scale_nothing_is_divided(scaler: Any) -> None:
     unscale(Wrapped(torch.optim.SGD(model.parameters(), lr=0.1), scaler))
     unscale(torch.optim.SGD(model.parameters(), lr=0.1))
     assert model.weight.grad.item() == 1.0
-
-
-# --- Recorder
-
-
-def test_norms_are_recorded_before_clipping_at_every_such_step(arguments: Callable[..., TrainingArguments]) -> None:
-    ours, theirs = _models.bert(), _models.bert()
-    recorder, clip = Recorder(every=2), ComponentClip(max_norm=MAX_NORM)
-    args = arguments(num_train_epochs=1)
-    Trainer(ours, args, train_dataset=DATA, compute_loss_func=mean_over_all, callbacks=[recorder, clip]).train()
-    norms = by_hand(theirs, max_norm=MAX_NORM)
-    rows = recorder.norms.table().to_pylist()
-    names = [part.path for part in components(ours)]
-    assert [(row["step"], row["component"]) for row in rows] == [(step, name) for step in (0, 2, 4) for name in names]
-    expected = [norm for step in (0, 2, 4) for norm in norms[step].values()]
-    assert [row["norm"] for row in rows] == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert max(expected) > 2 * MAX_NORM
-
-
-def test_recording_changes_nothing(arguments: Callable[..., TrainingArguments]) -> None:
-    ours, theirs = _models.bert(), _models.bert()
-    Trainer(ours, arguments(), train_dataset=DATA, callbacks=[Recorder(every=1)]).train()
-    Trainer(theirs, arguments(), train_dataset=DATA).train()
-    assert_same_weights(ours, theirs, tolerance=0)
-
-
-def test_a_recorder_begins_anew_with_the_next_training(arguments: Callable[..., TrainingArguments]) -> None:
-    recorder = Recorder(every=1)
-    for layers in (2, 3):
-        Trainer(_models.bert(layers), arguments(max_steps=1), train_dataset=DATA, callbacks=[recorder]).train()
-        assert recorder.norms.table().num_rows == {2: 41, 3: 57}[layers]

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from evenkeel.clipping.thresholds import Percentile
 from evenkeel.errors import MethodError
-from evenkeel.integrations.transformers import MethodTrainer, Recorder
+from evenkeel.integrations.transformers import MethodTrainer
 from evenkeel.methods import ComponentClipping
 from evenkeel.optim import ClippedAdamW, InBackward
 
@@ -109,7 +109,6 @@ def test_hooks_are_there_while_it_trains_and_no_longer(arguments: Arguments) -> 
     [
         ({"optimizer": "clipped-adam"}, {}, "did you mean 'clipped-adamw'"),
         ({"optimizer": "clipped-adamw", "in_backward": True}, {}, "keep one of them"),
-        ({"in_backward": True, "callbacks": [Recorder()]}, {}, "drop one of them"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(

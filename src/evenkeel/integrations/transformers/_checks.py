@@ -11,7 +11,6 @@ from transformers import TrainingArguments
 from evenkeel.errors import MethodError
 from evenkeel.integrations.transformers._component_clip import ComponentClip
 from evenkeel.integrations.transformers._optimizers import OptimizerKind
-from evenkeel.integrations.transformers._recorder import Recorder
 from evenkeel.methods import Method, Mix, parse_method
 
 __all__ = ["check_callbacks", "check_mix", "check_model", "mix_of"]
@@ -34,23 +33,17 @@ def mix_of(methods: Sequence[str | Method]) -> Mix:
     return Mix(tuple(parse_method(method) if isinstance(method, str) else method for method in methods))
 
 
-def check_callbacks(mix: Mix, callbacks: Sequence[Any], in_backward: bool) -> None:
-    """Refuse, by a ``MethodError``, callbacks that would clip again, or look at what is gone.
+def check_callbacks(mix: Mix, callbacks: Sequence[Any]) -> None:
+    """Refuse, by a ``MethodError``, callbacks that would clip again.
 
     Args:
         mix: the methods.
         callbacks: what the user gave.
-        in_backward: whether steps are to happen in backward.
     """
     if any(isinstance(callback, ComponentClip) for callback in callbacks):
         raise MethodError(
             f"MethodTrainer clips as {mix.name} says, and was given the callback ComponentClip, which would clip "
             "again; keep one of them"
-        )
-    if in_backward and any(isinstance(callback, Recorder) for callback in callbacks):
-        raise MethodError(
-            "Recorder looks at gradients before the optimizer steps, and in_backward=True leaves none by then; "
-            "drop one of them (the norms of the latest step are in MethodTrainer.last_clip)"
         )
 
 

@@ -24,6 +24,7 @@ class MethodClip(EachStep):
 
     Attributes:
         last: what the latest step clipped; None before the first.
+        parts: the components that it was clipped in.
     """
 
     def __init__(self, mix: Mix) -> None:
@@ -32,6 +33,7 @@ class MethodClip(EachStep):
         self._mix = mix
         self._learning: Threshold | None = None
         self.last: ClipResult | None = None
+        self.parts: Components | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -54,4 +56,4 @@ class MethodClip(EachStep):
         clipping = self._mix.clipping(parts)
         if self._learning is not None:
             clipping = replace(clipping, max_norm=self._learning)
-        self.last = clipping.clip()
+        self.last, self.parts = clipping.clip(), clipping.parts

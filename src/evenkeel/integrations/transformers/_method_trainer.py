@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ from evenkeel.integrations.transformers._phases import Phases
 from evenkeel.integrations.transformers._problem import problem_of
 from evenkeel.integrations.transformers._rates import phased
 from evenkeel.integrations.transformers._recipes import laid_down
+from evenkeel.integrations.transformers._recorder import Recorder
 from evenkeel.methods import Batch, Method, Moment, PhaseSchedule, Setting
 from evenkeel.optim import ClippedAdamW, InBackward
 from evenkeel.partition import components
@@ -82,7 +84,7 @@ class MethodTrainer(Trainer):
                 training leaves no room for what a method does.
         """
         self.mix = mix_of(methods)
-        check_callbacks(self.mix, kwargs.get("callbacks") or (), in_backward)
+        check_callbacks(self.mix, kwargs.get("callbacks") or ())
         args = laid_down(args, self.mix.recipe())
         given = kwargs.get("optimizers")
         check_choice(optimizer, in_backward, args, given)
@@ -243,6 +245,15 @@ class MethodTrainer(Trainer):
 
     def _begin(self, model: nn.Module) -> None:
         self._live.begin(self._setting(model), self._checkpoint)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, Recorder):
+                callback.follow(
+                    self.callback_handler,
+                    self._schedule,
+                    lambda: self._clip if self._clipper is None else self._clipper,
+                    model=model,
+                    checkpoint=None if self._checkpoint is None else Path(self._checkpoint),
+                )
         own = {id(parameter) for parameter in model.parameters()}
         if self.optimizer is not None and any(
             id(parameter) not in own for group in self.optimizer.param_groups for parameter in group["params"]
