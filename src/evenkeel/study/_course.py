@@ -44,7 +44,9 @@ class ScoreCourse(TrainerCallback):
         with torch.random.fork_rng(devices=devices):  # a loader draws a seed from the generator that dropout draws from
             found = judged(self._prepared.data, asked(self._trainer, self._prepared, "validation"))
         score = math.nan if found["score"] is None else found["score"]
+        due = control.should_log  # the Trainer takes one line in its log for the one that it was about to write
         self._trainer.log({_KEY: score, _PHASE: schedule.at(step - 1)[0]})
+        control.should_log = due
 
 
 def course_table(state: TrainerState) -> pa.Table | None:
