@@ -381,3 +381,21 @@ def test_calls_out_of_order_are_refused() -> None:
         telemetry.before(1)
     with pytest.raises(MeasureError, match=r"before\(\) was not called"):
         telemetry.after()
+
+
+@pytest.mark.parametrize("by", ["tensor", "layer"])
+def test_recording_looks_at_no_value_until_the_table_is_asked_for(by: Any) -> None:
+    """Meta tensors have a device and no values: whatever would wait for a device fails on them."""
+    with torch.device("meta"):
+        model = _models.bert()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    parts = components(model)
+    coarse = regroup(parts, by)
+    telemetry = Telemetry(every=1)
+    for step, phase in ((1, 0), (2, 1)):
+        telemetry.look(parts, phase)
+        telemetry.before(step)
+        telemetry.after(clip_grad_norm_(coarse, MAX_NORM), coarse)
+    with pytest.raises(NotImplementedError):
+        telemetry.table()
