@@ -32,6 +32,10 @@ test: $(dev) ## first tier: fast tests, branch coverage of at least 90 %
 test-slow: $(dev) ## second tier: the tests marked slow
 	$(pytest) -m slow -n $(WORKERS) --dist loadfile $(ARGS)
 
+.PHONY: test-browser
+test-browser: $(dev) ## of the second tier: the report in Chromium, which must be installed (or EVENKEEL_BROWSER names it)
+	$(pytest) tests/report/test_browser.py tests/report/test_export.py $(ARGS)
+
 .PHONY: test-all
 test-all: test test-slow ## both tiers
 

@@ -13,6 +13,8 @@ import pytest
 
 from evenkeel.report import write_report
 
+pytestmark = pytest.mark.slow
+
 BROWSER = "EVENKEEL_BROWSER"  # a browser that must be there: with it, nothing is skipped
 HOSTILE = "<img src=x onerror=alert(1)>"
 FATES = {
