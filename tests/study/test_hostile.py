@@ -165,6 +165,10 @@ def outcome(**changes: Any) -> str:
         ("outcome", outcome(wall_seconds=-1e400)),
         ("outcome", outcome(provenance={"versions": {"a": {"b": 1}}})),
         ("outcome", outcome(provenance=None)),
+        ("outcome", outcome(health="ill")),
+        ("outcome", outcome(health={"vanishing": "<b>"})),
+        ("outcome", outcome(racing={"half_time_spread": float("nan")})),
+        ("outcome", outcome(convergence={"loss\x1b[2J": 1.0})),
     ],
     ids=str,
 )

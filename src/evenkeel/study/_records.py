@@ -155,6 +155,9 @@ class _Outcome(BaseModel):
     constant: bool
     wall_seconds: Finite
     provenance: _MadeWith
+    health: dict[Text, bool | Finite | None] = {}  # these three are in newer records alone
+    racing: dict[Text, Finite | None] = {}
+    convergence: dict[Text, Finite | None] = {}
 
 
 def check_records(path: Path, runs: Iterable[RunRecord]) -> None:
