@@ -25,8 +25,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from evenkeel import components
 from evenkeel.errors import GradientError, ThresholdError
+from evenkeel.integrations._unscale import unscale
 from evenkeel.integrations.transformers import ComponentClip, Recorder
-from evenkeel.integrations.transformers._each_step import unscale
 
 MAX_NORM = 0.02  # below most components' norms here, above some
 

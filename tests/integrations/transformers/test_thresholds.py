@@ -124,6 +124,7 @@ def test_a_training_begun_without_it_goes_on_with_it(arguments: Arguments, tmp_p
         "by": "tensor",
         "also_global": False,
         "nonfinite": "propagate",
+        "log": True,
     }
 
 

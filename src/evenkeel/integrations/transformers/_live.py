@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from evenkeel.errors import MethodError
-from evenkeel.integrations.transformers._each_step import unscale
+from evenkeel.integrations._unscale import unscale
 from evenkeel.integrations.transformers._method_clip import MethodClip
 from evenkeel.methods import Mix, Moment, Session, Setting, Step
 from evenkeel.partition import CurrentComponents
