@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.study import _shared
 from tests.study._small import NOUNS, MakePlan, write_csv
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -20,6 +22,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 from evenkeel.errors import DataError, ModelError
 from evenkeel.study import Plan, RunResult, Study, StudyFolder, execute, prepare
 from evenkeel.study._language import IGNORED, Written, generated, likelihoods, partners, written
+from evenkeel.study.engines import execute_job
 
 WORDS = ("<end>", "?", "the", *NOUNS, "red", "round", "colour", "shape", "yes", "no", "indeed")
 POSITIONS = 12
@@ -245,3 +248,19 @@ def test_methods_train_language_models_too(plan: Callable[..., Plan]) -> None:
     result = first(plan(methods=["component-clip+r-drop"], training={"epochs": 1}))
     assert not result.diverged
     assert result.outcome["steps"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+def test_two_processes_give_what_one_gives(plan: Callable[..., Plan], language_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(language_model, tmp_path / "plain")
+    config = json.loads((language_model / "config.json").read_text(encoding="utf-8"))
+    config |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    made = plan(methods=["component-clip"]).model_copy(update={"models": (str(tmp_path / "plain"),)})
+    job = Study(made, StudyFolder(Path("unused"))).jobs()[0]
+    ours, theirs = execute_job(job, lambda: False), execute_job(_shared.with_processes(job, 2), lambda: False)
+    assert theirs.tables["log"]["loss"].to_pylist() == pytest.approx(ours.tables["log"]["loss"].to_pylist(), abs=1e-3)
+    for column in ("part", "example", "label", "prediction"):
+        assert theirs.tables["predictions"][column].equals(ours.tables["predictions"][column])
+    assert theirs.outcome["scores"] == ours.outcome["scores"]

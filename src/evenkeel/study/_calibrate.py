@@ -25,7 +25,7 @@ from evenkeel.partition import components
 from evenkeel.study._execute import RunResult, execute
 from evenkeel.study._prepare import load_data, locate_model
 from evenkeel.study._spec import RunSpec
-from evenkeel.study.engines import Job, end_with, settle
+from evenkeel.study.engines import Job, end_with, launch, settle
 
 __all__ = ["Calibration", "calibrate", "calibrate_side_by_side", "mix_of", "steps_of"]
 
@@ -79,6 +79,10 @@ def calibrate(job: Job) -> Calibration:
     Returns:
         What it took.
     """
+    return launch(job.spec.processes, _calibrated, job) if job.spec.processes > 1 else _calibrated(job)
+
+
+def _calibrated(job: Job) -> Calibration:
     phases = len(mix_of(job.spec).phases(components(_model(job))))
     few = min(max(_FEWEST_STEPS, _STEPS_OF_A_PHASE * phases), max(2, steps_of(job)))
     training = job.spec.training.model_copy(update={"record_every": few - 1})  # records once, whatever the interval

@@ -18,6 +18,7 @@ from evenkeel.study._execute import training_arguments
 from evenkeel.study._faults import raise_all
 from evenkeel.study._plan import Plan, RunSpec, TaskPlan
 from evenkeel.study._prepare import load_data, locate_model
+from evenkeel.study._processes import check_shared_plan, check_shared_run
 
 __all__ = ["check_plan", "check_specs"]
 
@@ -33,6 +34,8 @@ def check_plan(plan: Plan) -> None:
     """
     errors = list[EvenkeelError]()
     mixes, tasks, models = list[Mix](), list[TaskPlan](), list[str]()
+    with _caught(errors):
+        check_shared_plan(plan)
     for precision in dict.fromkeys(training.precision for training, _ in plan.recipes()):
         with _caught(errors):
             _check_precision(precision)
@@ -53,7 +56,7 @@ def check_plan(plan: Plan) -> None:
 
 
 def check_specs(specs: Iterable[RunSpec]) -> None:
-    """See that TrainingArguments takes what the plan overrides, and leaves room for what the methods do.
+    """See that runs can be: what TrainingArguments takes, what methods need, what several processes can share.
 
     Args:
         specs: the runs.
@@ -64,11 +67,16 @@ def check_specs(specs: Iterable[RunSpec]) -> None:
     errors = list[EvenkeelError]()
     seen = set[str]()
     for spec in specs:
-        recipe = f"{spec.method} {spec.training} {spec.overrides}"
-        if spec.overrides and recipe not in seen:
-            seen.add(recipe)
+        plain = not spec.overrides and spec.processes == 1
+        recipe = "" if plain else f"{spec.method} {spec.training} {spec.overrides}"
+        if plain or recipe in seen:
+            continue
+        seen.add(recipe)
+        if spec.overrides:
             with _caught(errors):
                 _check_overrides(spec)
+        with _caught(errors):
+            check_shared_run(spec)
     raise_all(errors, "the plan")
 
 

@@ -35,9 +35,11 @@ from evenkeel.study._order import DataOrder
 from evenkeel.study._plan import Measures, RunSpec, TaskPlan
 from evenkeel.study._prepare import Prepared, prepare
 from evenkeel.study._provenance import provenance
+from evenkeel.study._rank_draws import RankDraws
 from evenkeel.study._replacement import PretrainedLayers, replacement_table
 from evenkeel.study._reporting import reporting, run_name
 from evenkeel.study._scores import predictions_table, scores
+from evenkeel.study._sharding import keep_sharding, save_whole, shard, spent_together
 
 __all__ = ["RunResult", "execute", "training_arguments"]
 
@@ -93,7 +95,7 @@ def execute(
     inputs: Path | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> RunResult:
-    """Train and evaluate one run.
+    """Train and evaluate one run; in each of its processes, where several share it.
 
     Args:
         spec: the run.
@@ -111,6 +113,7 @@ def execute(
 
     Raises:
         DataError: if data or model are not those that the specification was made from.
+        EngineError: if the run is one of several processes, and this is not one of them.
         RunStopped: if it stopped because ``stopping`` said so.
     """
     prepared = prepare(task, model, spec.training.max_length, inputs)
@@ -131,10 +134,14 @@ def execute(
             _train(trainer, kept, made_with, layers=layers)
         said = evaluated(trainer, prepared)
         diverged = watch.diverged or not all(found.finite for found in said.values())
-        if save_to is not None and not diverged:
+        if save_to is not None and not diverged and spec.processes > 1:
+            save_whole(trainer, save_to)
+        elif save_to is not None and not diverged:
             trainer.save_model(str(save_to))
             (save_to / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust
     spent = kept.spent() if kept else meter.spent()
+    if spec.processes > 1:
+        spent = spent_together(spent)
     tables = {
         "log": _log(trainer.state),
         "telemetry": recorder.telemetry.table(),
@@ -190,6 +197,7 @@ def _made_with(spec: RunSpec, trainer: MethodTrainer) -> dict[str, Any]:
     return {
         **provenance(trainer.args.device),
         "precision": spec.training.precision,
+        **({"processes": spec.processes} if spec.processes > 1 else {}),
         "data": spec.data_fingerprint,
         "model": spec.model_fingerprint,
     }
@@ -210,16 +218,22 @@ def _trainer(
     measures: Measures,
 ) -> tuple[MethodTrainer, Recorder, _StopWhenDiverged]:
     recorder, watch = Recorder(every=spec.training.record_every), _StopWhenDiverged()
-    ordered = [] if spec.order_seed is None else [DataOrder(spec.order_seed)]
+    ordered: list[TrainerCallback] = [] if spec.order_seed is None else [DataOrder(spec.order_seed)]
+    arguments = training_arguments(spec, scratch, examples=len(prepared.parts["train"]), measures=measures)
+    if spec.processes > 1:
+        shard(model, arguments.device, spec.processes)
+        ordered.append(RankDraws(spec.training.batch_size))
     trainer = MethodTrainer(
         model,
-        training_arguments(spec, scratch, examples=len(prepared.parts["train"]), measures=measures),
+        arguments,
         methods=parse_mix(spec.method).methods,
         train_dataset=prepared.parts["train"],
         processing_class=prepared.tokenizer,
         data_collator=collator(prepared),
         callbacks=[recorder, watch, *ordered, *callbacks],
     )
+    if spec.processes > 1:
+        keep_sharding(trainer)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer, recorder, watch
 
@@ -246,7 +260,7 @@ def training_arguments(
         output_dir=scratch,
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size // accumulated,
+        per_device_train_batch_size=recipe.batch_size // accumulated // spec.processes,
         per_device_eval_batch_size=_EVALUATION_BATCH,
         weight_decay=recipe.weight_decay,
         warmup_steps=recipe.warmup,

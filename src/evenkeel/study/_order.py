@@ -8,7 +8,22 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-__all__ = ["DataOrder"]
+__all__ = ["DataOrder", "length_grouping"]
+
+
+def length_grouping(dataloader: Any) -> LengthGroupedSampler | None:
+    """Find what groups by length, below whatever a Trainer and accelerate put around it.
+
+    Args:
+        dataloader: a dataloader of a Trainer.
+
+    Returns:
+        The sampler; None where nothing groups.
+    """
+    sampler = getattr(dataloader, "batch_sampler", None)
+    while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
+        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+    return sampler
 
 
 class DataOrder(TrainerCallback):
@@ -31,9 +46,7 @@ class DataOrder(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Give length grouping its generator, before the first batch of the epoch is drawn."""
-        sampler = getattr(train_dataloader, "batch_sampler", None)
-        while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
-            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+        sampler = length_grouping(train_dataloader)
         if sampler is not None:
             epoch = int(state.epoch or 0)
             sampler.generator = torch.Generator().manual_seed((self._seed << 16) + epoch)

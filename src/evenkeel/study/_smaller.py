@@ -23,7 +23,7 @@ def smaller(spec: RunSpec) -> RunSpec | None:
         The other run, whose dropout draws differ; None where its parts cannot be halved.
     """
     accumulated = 2 * int(spec.overrides.get(_ACCUMULATION, 1))
-    if spec.training.batch_size % accumulated:
+    if spec.training.batch_size % (accumulated * spec.processes):
         return None
     overrides = {**spec.overrides, _ACCUMULATION: accumulated}
     return spec.model_copy(update={"overrides": dict(sorted(overrides.items()))})
@@ -40,7 +40,7 @@ def replacement_notice(spec: RunSpec, instead: RunSpec | None) -> str:
         A sentence.
     """
     draw = f"seed {spec.draw}" if isinstance(spec.draw, int) else spec.draw
-    parts = spec.training.batch_size // int(spec.overrides.get(_ACCUMULATION, 1))
+    parts = spec.training.batch_size // int(spec.overrides.get(_ACCUMULATION, 1)) // spec.processes
     ran = f"{spec.task}, {spec.model}, {spec.method}, {draw} ran out of memory alone, with {parts} examples at a time"
     if instead is None:
         return f"{ran}, and no run with half of that can take its place: it is recorded as an error"

@@ -126,6 +126,11 @@ class Resources(Frozen):
     runs_per_gpu: Count | Literal["auto"] | None = Field(
         default=None, description="runs that share a GPU; auto: as many as fit, by measured memory (local engine)"
     )
+    processes_per_run: Count = Field(
+        default=1,
+        description="processes that share a run too large for one device; each has the cpus and a GPU; this one number "
+        "is a part of the run",
+    )
 
     @property
     def sharing(self) -> int | Literal["auto"]:
@@ -135,8 +140,18 @@ class Resources(Frozen):
         return int(1 / self.gpus + 1e-9) if self.gpus and self.gpus < 1 else 1
 
     @property
+    def run_cpus(self) -> float:
+        """Cores of all processes of a run."""
+        return self.cpus * self.processes_per_run
+
+    @property
+    def run_gpus(self) -> float | None:
+        """GPUs of all processes of a run; None where the engine decides."""
+        return None if self.gpus is None else self.gpus * self.processes_per_run
+
+    @property
     def threads(self) -> int:
-        """How many threads a run has."""
+        """How many threads a process of a run has."""
         return max(1, int(self.cpus))
 
     @field_validator("gpus")
@@ -150,6 +165,12 @@ class Resources(Frozen):
     def _said_once(self) -> Resources:
         if self.gpus is not None and self.runs_per_gpu is not None:
             raise ValueError("gpus and runs_per_gpu both say how many runs share a GPU; keep one of them")
+        shares = self.runs_per_gpu not in (None, 1) or self.gpus not in (None, 0, 1)
+        if self.processes_per_run > 1 and shares:
+            raise ValueError(
+                f"each of the {self.processes_per_run} processes of a run (processes_per_run) has one GPU to itself; "
+                "leave runs_per_gpu out, and let gpus be 1, or 0 for none"
+            )
         return self
 
 
@@ -168,6 +189,7 @@ class RunSpec(Frozen):
     order_seed: int | None = Field(default=None, description="of the order of the data, where it is not the seed")
     split_seed: int | None = Field(default=None, description="of training and validation part, where they are drawn")
     overrides: dict[str, Any] = Field(default={}, description="fields of TrainingArguments")
+    processes: Count = Field(default=1, description="processes that share the run, each with dropout of its own")
 
     @property
     def id(self) -> str:
@@ -181,7 +203,7 @@ class RunSpec(Frozen):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def _silent(self) -> set[str]:
-        later = ("init_seed", "order_seed", "split_seed", "overrides")
+        later = ("init_seed", "order_seed", "split_seed", "overrides", "processes")
         return {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
 
     @property

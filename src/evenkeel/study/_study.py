@@ -89,6 +89,7 @@ class Study:
                 order_seed=run.order_seed,
                 split_seed=run.split_seed,
                 overrides=run.overrides,
+                processes=self.plan.resources.processes_per_run,
             )
             jobs.append(Job(spec=spec, task=run.task, model=run.model, measures=self.plan.measures))
         check_specs(job.spec for job in jobs)
@@ -201,6 +202,13 @@ class Study:
                     f"({', '.join(map(str, gone[:5]))}); {field} can be added and not taken away: name them all, or "
                     f"choose another folder with --out"
                 )
+        shared = {run.spec.processes for run in store.runs()} - {job.spec.processes for job in jobs}
+        if shared:
+            raise StoreError(
+                f"the folder '{self.folder.path}' holds runs of {min(shared)} processes each, and now "
+                f"resources.processes_per_run is {new.resources.processes_per_run}, which makes other runs (dropout "
+                "draws differ); put it back, or choose another folder with --out"
+            )
         now = {_files(job.spec) for job in jobs}
         for spec in (run.spec for run in store.runs()):
             if _files(spec) not in now:

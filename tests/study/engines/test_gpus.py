@@ -48,6 +48,20 @@ def test_so_many_run_at_a_time(resources: dict[str, float], packing: int) -> Non
     assert LocalEngine(resources=Resources(**resources)).packing == packing
 
 
+@pytest.mark.parametrize(("there", "names"), [(2, ["0,1"]), (3, ["0,1"]), (4, ["0,1", "2,3"])])
+def test_the_processes_of_a_run_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch, there: int, names: list[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    resources = Resources(processes_per_run=2, cpus=4)
+    assert Gpus(resources).names == names
+    assert LocalEngine(resources=resources).packing == len(names)
+
+
+def test_a_run_with_more_processes_than_gpus_is_refused() -> None:
+    with pytest.raises(PlanError, match="each of the 3 processes of a run has a GPU to itself, and there are 2 here"):
+        LocalEngine(resources=Resources(processes_per_run=3))
+    assert LocalEngine(resources=Resources(processes_per_run=3, gpus=0)).packing == 64 // 3
+
+
 def test_those_that_this_process_may_use_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "5,GPU-8a2c")
     assert Gpus(Resources()).names == ["5", "GPU-8a2c"]

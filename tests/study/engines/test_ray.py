@@ -21,7 +21,7 @@ from tests.study._small import InlineEngine, MakePlan, same_results, save_data, 
 from evenkeel.errors import EngineError, MissingExtraError, PlanError
 from evenkeel.models import find_model
 from evenkeel.study import Resources, RunResult, Study, StudyFolder
-from evenkeel.study.engines import Job, RayEngine, Report
+from evenkeel.study.engines import Job, RayEngine, Report, execute_job
 from evenkeel.study.engines import ray as engine_module
 from evenkeel.study.engines._cargo import Parcel, beacon, pack, unpack
 from evenkeel.study.engines._ray_cluster import _on_node
@@ -263,6 +263,30 @@ def test_machines_that_see_no_files_are_sent_them(
     kept = models_of_nodes / "evenkeel" / "models" / fingerprint
     assert [path.name for path in kept.iterdir()] == ["small"]
     assert not any(study.folder.checkpoints(run.id).exists() for run in runs)  # they would lie on another machine
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+@pytest.mark.parametrize("sees", [True, False])
+def test_an_actor_launches_the_processes_of_a_run(
+    cluster: Any, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: bool
+) -> None:
+    if not sees:
+        monkeypatch.setattr(engine_module, "beacon", lambda folder: nullcontext(folder / "nowhere"))
+    plan = make_plan(seeds=1, resources={"processes_per_run": 2, "cpus": 0.5})
+    study = Study(plan, StudyFolder(tmp_path / "study"))
+    engine = RayEngine(address=cluster.address, resources=plan.resources)
+    runs = study.run(engine)
+    assert engine.packing == 2  # a core for each run, half for each process
+    assert [(standing(run), run.attempts, run.outcome["provenance"]["processes"]) for run in runs] == [
+        ("done", 1, 2)
+    ] * 2
+    job = study.jobs()[0]
+    here = execute_job(job, lambda: False)
+    assert runs[0].outcome["scores"] == here.outcome["scores"]
+    too_many = make_plan(seeds=1, resources={"processes_per_run": 3})
+    with pytest.raises(EngineError, match="no node of the Ray cluster has room for a run of 3 cpus and 0 gpus"):
+        list(RayEngine(address=cluster.address, resources=too_many.resources).run(jobs_of(1)))
 
 
 @pytest.mark.slow

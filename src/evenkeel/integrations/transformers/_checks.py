@@ -13,7 +13,7 @@ from evenkeel.integrations.transformers._component_clip import ComponentClip
 from evenkeel.integrations.transformers._optimizers import OptimizerKind
 from evenkeel.methods import Method, Mix, parse_method
 
-__all__ = ["check_callbacks", "check_mix", "check_model", "mix_of"]
+__all__ = ["check_callbacks", "check_mix", "check_model", "check_sharded", "mix_of"]
 
 
 def mix_of(methods: Sequence[str | Method]) -> Mix:
@@ -90,6 +90,20 @@ def check_model(mix: Mix, model: nn.Module) -> None:
         _refuse_changing_forward(mix, "activation checkpointing, which is on in this model,")
 
 
+def check_sharded(mix: Mix, way: str) -> None:
+    """Refuse, by a ``MethodError``, methods that act on whole parameters where no process has them.
+
+    Args:
+        mix: the methods.
+        way: what becomes of the parameters: ``"FSDP shards them"``.
+    """
+    if mix.acting:
+        raise MethodError(
+            f"{mix.acting[0]} acts on whole parameters, and {way}; train it in one process or with "
+            "DDP (methods that only clip, freeze or set learning rates work sharded)"
+        )
+
+
 def _refuse_changing_forward(mix: Mix, way: str) -> None:
     if "forward" in mix.touches:
         raise MethodError(
@@ -136,11 +150,7 @@ def _check_arguments(mix: Mix, args: TrainingArguments) -> None:
     if not mix.acting:
         return
     if args.fsdp or args.deepspeed:
-        way = "FSDP" if args.fsdp else "DeepSpeed"
-        raise MethodError(
-            f"{mix.acting[0]} acts on whole parameters, and {way} shards them; train it in one process or with "
-            "DDP (methods that only clip, freeze or set learning rates work sharded)"
-        )
+        check_sharded(mix, f"{'FSDP' if args.fsdp else 'DeepSpeed'} shards them")
     if args.auto_find_batch_size:
         raise MethodError(
             f"auto_find_batch_size=True begins a training again in its middle, which {mix.acting[0]} cannot; set the "

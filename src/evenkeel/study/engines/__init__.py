@@ -2,7 +2,9 @@
 
 from evenkeel._process import end_with
 from evenkeel.study.engines._contract import Engine, Event, Job, Report
+from evenkeel.study.engines._launch import RankError, RankLostError, launch
 from evenkeel.study.engines._work import (
+    Lost,
     Outcome,
     Raised,
     RunStopped,
@@ -21,8 +23,11 @@ __all__ = [
     "Event",
     "Job",
     "LocalEngine",
+    "Lost",
     "Outcome",
     "Raised",
+    "RankError",
+    "RankLostError",
     "RayEngine",
     "Report",
     "RunStopped",
@@ -30,6 +35,7 @@ __all__ = [
     "Work",
     "end_with",
     "execute_job",
+    "launch",
     "report_of",
     "settle",
     "work",

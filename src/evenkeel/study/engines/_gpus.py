@@ -21,18 +21,22 @@ _CONTEXT_BYTES = 600 * 2**20  # of a process, beside what torch counts
 
 @final
 class Gpus:
-    """The GPUs that this process may use; each run is on one of them alone.
+    """The GPUs that this process may use; each run is on one of them alone, or has one for each of its processes.
 
     Attributes:
-        names: of the GPUs, as ``CUDA_VISIBLE_DEVICES`` has them; empty where there are none.
+        names: of what a run may have, as ``CUDA_VISIBLE_DEVICES`` has it: a GPU, or several with commas between them;
+            empty where there are none.
         per_gpu: how many runs share one now.
     """
 
     def __init__(self, resources: Resources) -> None:
         """Look for GPUs, unless runs are to have none; ``auto`` begins with one run on each, until one was measured.
 
+        Args:
+            resources: of each run.
+
         Raises:
-            PlanError: if a run is to have several.
+            PlanError: if a process is to have several, or a run has more processes than there are GPUs.
         """
         if resources.gpus and resources.gpus > 1:
             raise PlanError(
@@ -40,7 +44,7 @@ class Gpus:
                 "1 or a share of one"
             )
         self._hidden = resources.gpus == 0
-        self.names = [] if self._hidden else _names()
+        self.names = [] if self._hidden else _shared_out(_names(), resources.processes_per_run)
         self.per_gpu = 1 if resources.sharing == "auto" else resources.sharing
         self._measuring, self._largest = resources.sharing == "auto" and bool(self.names), 0
 
@@ -81,6 +85,17 @@ class Gpus:
     def settle(self) -> None:
         """Measure no more: memory ran out, and the driver has said what there is room for."""
         self._measuring = False
+
+
+def _shared_out(names: Sequence[str], processes: int) -> list[str]:
+    """Put GPUs together for runs of several processes; what is left over stays idle."""
+    if names and len(names) < processes:
+        raise PlanError(
+            f"resources.processes_per_run: each of the {processes} processes of a run has a GPU to itself, and there "
+            f"are {len(names)} here; ask for fewer, or let gpus be 0"
+        )
+    last = len(names) - processes
+    return [",".join(names[start : start + processes]) for start in range(0, last + 1, processes)]
 
 
 def _names() -> list[str]:

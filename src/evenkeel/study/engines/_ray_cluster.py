@@ -128,7 +128,7 @@ def _our_signals() -> Iterator[None]:
 
 
 def with_gpus(resources: Resources) -> Resources:
-    """Decide what GPUs a run has where the plan leaves it open: one, or its share of one, if the cluster has any."""
+    """Decide what GPUs a process has where the plan leaves it open: one, or a share of one, if the cluster has any."""
     if resources.gpus is not None:
         return resources
     share = 1 / int(resources.sharing)
@@ -148,10 +148,10 @@ def room_for(resources: Resources) -> int:
 
 
 def _on_node(has: Mapping[str, float], resources: Resources) -> int:
-    cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
-    room = math.floor(cpus / resources.cpus + 1e-9)
-    if not resources.gpus:
+    cpus, gpus, wanted = has.get("CPU", 0.0), has.get("GPU", 0.0), resources.run_gpus
+    room = math.floor(cpus / resources.run_cpus + 1e-9)
+    if not wanted:
         return room
-    if resources.gpus >= 1:
-        return min(room, math.floor(gpus / resources.gpus))
-    return min(room, math.floor(gpus) * math.floor(1 / resources.gpus + 1e-9))
+    if wanted >= 1:
+        return min(room, math.floor(gpus / wanted))
+    return min(room, math.floor(gpus) * math.floor(1 / wanted + 1e-9))

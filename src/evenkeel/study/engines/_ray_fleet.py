@@ -58,7 +58,7 @@ class Fleet:
             return self._room
         self._room, self._looked = room_for(self._setup.resources), time.monotonic()
         if not self._room and not self.busy:
-            cpus, gpus = self._setup.resources.cpus, self._setup.resources.gpus or 0
+            cpus, gpus = self._setup.resources.run_cpus, self._setup.resources.run_gpus or 0
             raise EngineError(
                 f"no node of the Ray cluster has room for a run of {cpus:g} cpus and {gpus:g} gpus; ask for less by "
                 "resources in the plan, or add a node"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ class Setup:
 
     Attributes:
         by: what executes jobs.
-        resources: what is set aside for each process, with GPUs decided.
+        resources: what is set aside for each run, with GPUs decided.
         beacon: a file that the driver's machine has.
         checkpoints_beacon: a file beside the runs' checkpoints, where any are kept.
     """
@@ -91,12 +92,21 @@ class Slot:
         """Execute a job."""
         get = import_ray().get
         if cargo.inputs is not None and job.inputs is not None:
+            if job.spec.processes > 1:  # which see this machine's files, and not what this process holds
+                return self._with_files(job, cargo)
             inputs_come_from(job.inputs, lambda: get(cargo.inputs).files)
         model = cargo.model
         if cargo.parcel is not None:
             model = str(unpack(job.spec.model_fingerprint, partial(get, cargo.parcel), cache_folder()))
         checkpoints = job.checkpoints if self._sees_checkpoints() else None
         return work(replace(job, model=model, checkpoints=checkpoints), stopping=self._stop.is_set, by=self._setup.by)
+
+    def _with_files(self, job: Job, cargo: Cargo) -> Outcome:
+        """Execute a job whose inputs are written to this machine's disk for as long as it takes."""
+        with tempfile.TemporaryDirectory(prefix="inputs-evenkeel-") as folder:
+            for name, content in import_ray().get(cargo.inputs).files.items():
+                content.tofile(Path(folder) / Path(name).name)
+            return self.execute(replace(job, inputs=Path(folder)), replace(cargo, inputs=None))
 
     def _sees_checkpoints(self) -> bool:
         shared = self._setup.checkpoints_beacon
@@ -127,8 +137,8 @@ class RaySlot:
         self._actor = (
             self._ray.remote(concurrency_groups={_CONTROL: 1})(Slot)
             .options(
-                num_cpus=setup.resources.cpus,
-                num_gpus=setup.resources.gpus or 0,
+                num_cpus=setup.resources.run_cpus,
+                num_gpus=setup.resources.run_gpus or 0,
                 max_restarts=0,
                 max_task_retries=0,
                 scheduling_strategy="SPREAD",

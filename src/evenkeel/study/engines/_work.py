@@ -14,14 +14,17 @@ from evenkeel.study._execute import RunResult, execute
 from evenkeel.study._private import private_traceback
 from evenkeel.study._quiet import quieten
 from evenkeel.study.engines._contract import Job, Report
+from evenkeel.study.engines._launch import RankError, RankLostError, launch
 
 __all__ = [
+    "Lost",
     "Outcome",
     "Raised",
     "RunStopped",
     "Stopped",
     "Work",
     "execute_job",
+    "no_memory",
     "report_of",
     "settle",
     "work",
@@ -48,13 +51,26 @@ class Stopped:
     """A job left a checkpoint and stopped, because it was asked to."""
 
 
-Outcome = RunResult | Raised | Stopped
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """One of the processes of a job died, and this one did not.
+
+    Attributes:
+        reason: how it ended.
+    """
+
+    reason: str
+
+
+Outcome = RunResult | Raised | Stopped | Lost
 
 Work = Callable[[Job, Callable[[], bool]], RunResult]  # raises RunStopped soon after the function said yes
 
 
 def execute_job(job: Job, stopping: Callable[[], bool]) -> RunResult:
     """Execute a job's run: what an engine does with jobs unless it is told otherwise.
+
+    A run that several processes share is launched below this one, which waits.
 
     Args:
         job: the job.
@@ -65,7 +81,15 @@ def execute_job(job: Job, stopping: Callable[[], bool]) -> RunResult:
 
     Raises:
         RunStopped: if it stopped.
+        RankError: if one of its processes raised an exception.
+        RankLostError: if one of its processes died.
     """
+    if job.spec.processes > 1:
+        return launch(job.spec.processes, _executed, job)
+    return _executed(job, stopping)
+
+
+def _executed(job: Job, stopping: Callable[[], bool] = lambda: False) -> RunResult:
     return execute(
         job.spec,
         job.task,
@@ -94,20 +118,32 @@ def work(job: Job, *, stopping: Callable[[], bool] = lambda: False, by: Work = e
         by: what executes it.
 
     Returns:
-        Its result; or what it raised; or that it stopped.
+        Its result; or what it raised; or that it stopped, or lost a process.
     """
     try:
         return by(job, stopping)
     except RunStopped:
         return Stopped()
+    except RankLostError as error:
+        return Lost(reason=str(error))
+    except RankError as error:
+        return Raised(traceback=error.traceback, out_of_memory=error.out_of_memory)
     except Exception as error:
-        raised = Raised(traceback=private_traceback(error), out_of_memory=_no_memory(error))
+        raised = Raised(traceback=private_traceback(error), out_of_memory=no_memory(error))
     if raised.out_of_memory:  # by now the frames that held the tensors are gone
         _free()
     return raised
 
 
-def _no_memory(error: BaseException) -> bool:
+def no_memory(error: BaseException) -> bool:
+    """Say whether an exception means that there was no memory left.
+
+    Args:
+        error: the exception.
+
+    Returns:
+        Whether it does.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
@@ -132,6 +168,8 @@ def report_of(job: Job, outcome: Outcome) -> Report:
     """
     if isinstance(outcome, Stopped):
         return Report(job=job, event="stopped")
+    if isinstance(outcome, Lost):
+        return Report(job=job, event="lost", traceback=outcome.reason)
     if isinstance(outcome, Raised):
         return Report(job=job, event="raised", traceback=outcome.traceback, out_of_memory=outcome.out_of_memory)
     return Report(job=job, event="ended", result=outcome)

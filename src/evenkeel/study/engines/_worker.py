@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import final
 
-from evenkeel._process import run_below
+from evenkeel._process import how_it_ended, run_below
 from evenkeel.study._private import private_traceback
 from evenkeel.study.engines._contract import Job, Report
 from evenkeel.study.engines._gpus import VISIBLE
@@ -74,7 +74,7 @@ class Worker:
             return report_of(job, self.connection.recv())
         except (*_BROKEN, OSError):  # or a part of a message, whose rest never comes
             self._process.join(_END_SECONDS)
-            return Report(job=job, event="lost", traceback=_how_it_ended(self._process.exitcode))
+            return Report(job=job, event="lost", traceback=f"its process {how_it_ended(self._process.exitcode)}")
         except Exception as error:  # whatever the loading of a strange object raises
             return report_of(job, Raised(traceback=private_traceback(error), out_of_memory=False))
 
@@ -91,19 +91,6 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is None:
-        return "the connection to its process broke"
-    if code >= 0:
-        return f"its process ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = " (no memory left on this machine?)" if -code == signal.SIGKILL else ""
-    return f"its process was ended by {name}{hint}"
 
 
 @contextmanager

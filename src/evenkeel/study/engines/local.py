@@ -40,16 +40,17 @@ class LocalEngine(Engine):
             workers: how many runs go on at a time; None takes as many as the cores that this process may use hold, and
                 on GPUs no more than ``runs_per_gpu`` on each.
             resources: of each run; a process has as many threads as cores, and one where it shares a core. Each run has
-                one GPU, where there are any, and ``runs_per_gpu`` says how many share it.
+                one GPU, where there are any, and ``runs_per_gpu`` says how many share it; or one for each of its
+                processes.
             work: what is done with a job; it must be a function of a module, or another object that can be pickled.
 
         Raises:
-            PlanError: if ``workers`` is not positive, or a run is to have several GPUs.
+            PlanError: if ``workers`` is not positive, or a process is to have several GPUs, or there are too few.
         """
         if workers is not None and workers < 1:
             raise PlanError(f"workers must be positive, but got {workers}; leave it out for one a core")
         self._work, self._threads, self._workers = work, resources.threads, workers
-        self._cores = max(1, int(joblib.cpu_count() / resources.cpus))
+        self._cores = max(1, int(joblib.cpu_count() / resources.run_cpus))
         self._gpus = Gpus(resources)
         self.packing = workers or self._room()
 

@@ -101,7 +101,7 @@ class RayEngine(Engine):
 
     def _cores(self) -> int:
         """Return how many cores a cluster that we start has: what this process may use, or what was asked for."""
-        return math.ceil(self._workers * self._resources.cpus) if self._workers else joblib.cpu_count()
+        return math.ceil(self._workers * self._resources.run_cpus) if self._workers else joblib.cpu_count()
 
     @contextmanager
     def _setup(self, jobs: Sequence[Job]) -> Iterator[Setup]:
