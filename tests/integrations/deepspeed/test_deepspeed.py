@@ -67,6 +67,40 @@ def test_two_ranks_give_the_weights_of_one_process(stage: int, tmp_path: Path) -
             torch.testing.assert_close(found["weights"][name], parameter.detach(), rtol=0, atol=1e-5)
 
 
+# --- without an engine: its access to gradients, laid over torch's own
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**8])
+def test_what_is_read_is_clipped_and_written_back(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = _models.bert(), _models.bert()
+    kept: dict[int, torch.Tensor] = {}
+    for model in (ours, theirs):
+        _models.backward(model)
+    frozen = ours.get_parameter("classifier.bias")
+    for parameter in ours.parameters():
+        assert parameter.grad is not None
+        if parameter is not frozen:  # stands for one that took no part
+            kept[id(parameter)] = parameter.grad * scale
+        parameter.grad = None
+    access = SimpleNamespace(
+        safe_get_full_grad=lambda parameter: kept.get(id(parameter)),
+        safe_set_full_grad=lambda parameter, value: kept.__setitem__(id(parameter), value),
+    )
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(utils=access))
+    monkeypatch.setitem(sys.modules, "deepspeed.utils", access)
+    made = engine(scale=scale)
+    result = clip_grad_norm_(made, components(ours), 0.02)
+    assert result is not None
+    for (name, parameter), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if parameter is frozen:
+            assert id(parameter) not in kept
+            continue
+        norm = nn.utils.clip_grad_norm_([other], 0.02).item()
+        assert result.to_dict()[name] == pytest.approx(norm, rel=1e-4, abs=1e-9)
+        torch.testing.assert_close(kept[id(parameter)] / scale, other.grad, rtol=1e-5, atol=1e-9)
+    assert clip_grad_norm_(engine(boundary=False), components(ours), 0.02) is None
+
+
 # --- refusals
 
 
@@ -77,9 +111,11 @@ def there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed.utils", SimpleNamespace())
 
 
-def engine(clipping: float = 0.0) -> Any:
+def engine(clipping: float = 0.0, *, scale: float = 1.0, boundary: bool = True) -> Any:
     return SimpleNamespace(
-        gradient_clipping=lambda: clipping, is_gradient_accumulation_boundary=lambda: True, optimizer=None
+        gradient_clipping=lambda: clipping,
+        is_gradient_accumulation_boundary=lambda: boundary,
+        optimizer=SimpleNamespace(loss_scale=scale),
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from evenkeel import ClipStatistics, components, thresholds
-from evenkeel.errors import GradientError, ThresholdError
+from evenkeel.errors import GradientError, MissingExtraError, ThresholdError
 
 pl = pytest.importorskip("lightning.pytorch", reason="the extra lightning is not installed")
 pytestmark = [
@@ -151,6 +154,18 @@ def test_a_loss_scale_is_divided_out_before(tmp_path: Path) -> None:
     assert module.raw == pytest.approx([2.0**10 * each["classifier.bias"] for each in norms], rel=1e-3)
     assert_same_weights(module.model, theirs)
     assert trainer.precision_plugin.scaler.get_scale() == 2.0**10
+
+
+def test_a_fused_optimizer_does_not_see_the_scale_twice(tmp_path: Path) -> None:
+    class Fused(Exact):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=RATE, fused=True)
+
+    module = Fused()
+    trainer = trainer_of(tmp_path, ComponentClip(MAX_NORM), plugins=[half(2.0**10)])
+    trainer.fit(module, loader())
+    assert trainer.optimizers[0]._step_supports_amp_scaling  # it would divide by itself, after clipping
+    assert_same_weights(module.model, by_hand()[0])
 
 
 def test_a_step_that_the_scaler_skips_stays_one(tmp_path: Path) -> None:
@@ -304,3 +319,33 @@ def test_bad_options_are_refused_at_once(tmp_path: Path) -> None:
         ComponentClip(nonfinite="ignore")  # type: ignore[arg-type]
     with pytest.raises(ThresholdError, match=r"names 'layer\.7"):
         trainer_of(tmp_path, ComponentClip({"layer.7.*": 0.1, "*": 1.0})).fit(Module(), loader())
+
+
+def test_an_optimizer_of_something_else_is_told_of(tmp_path: Path) -> None:
+    class Elsewhere(Module):
+        def on_after_backward(self) -> None:
+            other.weight.grad = torch.ones(1, 1)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(other.parameters(), lr=RATE)
+
+    other = nn.Linear(1, 1)
+
+    with pytest.raises(GradientError, match="holds no parameter of the model"):
+        trainer_of(tmp_path, ComponentClip()).fit(Elsewhere(), loader())
+
+
+def test_deepspeed_strategies_are_refused() -> None:
+    class DeepSpeedStrategy:
+        """Has the name of the real one, which needs DeepSpeed and a GPU."""
+
+    trainer: Any = SimpleNamespace(gradient_clip_val=None, callbacks=[], strategy=DeepSpeedStrategy())
+    with pytest.raises(GradientError, match="keeps gradients inside of the engine"):
+        ComponentClip().on_fit_start(trainer, Module())
+
+
+def test_without_lightning_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.delitem(sys.modules, "evenkeel.integrations.lightning")
+    with pytest.raises(MissingExtraError, match=r"pip install 'evenkeel\[lightning\]'"):
+        importlib.import_module("evenkeel.integrations.lightning")

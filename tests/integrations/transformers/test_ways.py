@@ -27,6 +27,7 @@ Arguments = Callable[..., TrainingArguments]
 MAX_NORM = 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
 def test_a_compiled_model_is_clipped_as_a_plain_one(arguments: Arguments) -> None:
     ours, theirs = _models.bert(), _models.bert()
