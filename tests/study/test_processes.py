@@ -166,9 +166,9 @@ def test_processes_find_each_other_and_leave_nothing(capfd: pytest.CaptureFixtur
     ("how", "event", "said"),
     [
         ("raise", "raised", "ZeroDivisionError: rank 1 was told to raise"),
-        ("no memory", "raised", "MemoryError"),
-        ("exit", "lost", "the process of rank 1 ended with exit code 3"),
         ("kill", "lost", "the process of rank 1 was ended by SIGKILL (no memory left on this machine?)"),
+        pytest.param("no memory", "raised", "MemoryError", marks=pytest.mark.matrix),
+        pytest.param("exit", "lost", "the process of rank 1 ended with exit code 3", marks=pytest.mark.matrix),
     ],
 )
 def test_a_process_that_fails_takes_the_whole_run_along(
@@ -193,6 +193,7 @@ def test_a_process_that_fails_takes_the_whole_run_along(
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_what_cannot_be_sent_back_is_told() -> None:
     from evenkeel.study.engines import RankError
 
@@ -201,6 +202,7 @@ def test_what_cannot_be_sent_back_is_told() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_ctrl_c_ends_all_of_them(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -255,10 +257,12 @@ def assert_alike(ours: RunResult, theirs: RunResult, *, tolerance: float = 1e-4)
     [
         {"methods": ["full"]},
         {"methods": ["component-clip"]},
-        {"methods": ["component-clip"], "training": {"group_by_length": False}},
-        {"methods": ["full"], "overrides": {"gradient_accumulation_steps": 2}},
-        {"methods": ["component-clip+gradual-unfreezing"], "training": {"epochs": 1.0}},
-        {"methods": ["global-clip+llrd"], "vary": ["order"]},
+        pytest.param({"methods": ["component-clip"], "training": {"group_by_length": False}}, marks=pytest.mark.matrix),
+        pytest.param({"methods": ["full"], "overrides": {"gradient_accumulation_steps": 2}}, marks=pytest.mark.matrix),
+        pytest.param(
+            {"methods": ["component-clip+gradual-unfreezing"], "training": {"epochs": 1.0}}, marks=pytest.mark.matrix
+        ),
+        pytest.param({"methods": ["global-clip+llrd"], "vary": ["order"]}, marks=pytest.mark.matrix),
     ],
     ids=["full", "component-clip", "random order", "accumulated", "phases", "rates, order apart"],
 )
@@ -280,6 +284,7 @@ def test_two_processes_give_what_one_gives(make_plan: MakePlan, plain_model: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_three_processes_give_what_one_gives(make_plan: MakePlan, plain_model: Path, tmp_path: Path) -> None:
     train, validation = write_csv(tmp_path / "a.csv", rows(30)), write_csv(tmp_path / "b.csv", rows(25))
     task = {"name": "thirds", "train": train, "validation": validation}
@@ -293,6 +298,7 @@ def test_three_processes_give_what_one_gives(make_plan: MakePlan, plain_model: P
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_dropout_is_drawn_by_each_and_every_time_alike(make_plan: MakePlan) -> None:
     job = job_of(make_plan(methods=["full"], resources=TWO))
     alone = job_of(make_plan(methods=["full"]))
@@ -303,6 +309,7 @@ def test_dropout_is_drawn_by_each_and_every_time_alike(make_plan: MakePlan) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_study_runs_in_slots_of_two_processes(make_plan: MakePlan, tmp_path: Path) -> None:
     before = children()
     plan = make_plan(seeds=1, resources=TWO)
@@ -318,6 +325,7 @@ def test_a_study_runs_in_slots_of_two_processes(make_plan: MakePlan, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_run_that_diverges_is_a_result(make_plan: MakePlan) -> None:
     result = execute_job(job_of(make_plan(resources=TWO, training={"learning_rate": 1e30})), lambda: False)
     assert result.diverged
@@ -325,6 +333,7 @@ def test_a_run_that_diverges_is_a_result(make_plan: MakePlan) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_data_that_is_no_multiple_of_the_batch_is_filled_up(make_plan: MakePlan, tmp_path: Path) -> None:
     train, validation = write_csv(tmp_path / "a.csv", rows(35)), write_csv(tmp_path / "b.csv", rows(21))
     task = {"name": "odd", "train": train, "validation": validation}
@@ -335,6 +344,7 @@ def test_data_that_is_no_multiple_of_the_batch_is_filled_up(make_plan: MakePlan,
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_the_model_that_is_kept_is_whole(make_plan: MakePlan, plain_model: Path, tmp_path: Path) -> None:
     plan = make_plan(methods=["component-clip"], seeds=[7], models=[str(plain_model)], resources=TWO)
     outcome = finetune_one(plan, tmp_path / "out")
@@ -350,6 +360,7 @@ def test_the_model_that_is_kept_is_whole(make_plan: MakePlan, plain_model: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_few_steps_tell_what_it_takes(make_plan: MakePlan) -> None:
     found = calibrate(job_of(make_plan(resources=TWO)))
     assert found.step_seconds > 0
@@ -380,6 +391,7 @@ LONG = {"epochs": 100_000.0, "record_every": 1_000_000}
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_killed_process_loses_the_run_which_is_tried_again(
     make_plan: MakePlan, tmp_path: Path, scratch: Path
 ) -> None:
@@ -412,6 +424,7 @@ def test_closing_ends_every_process(make_plan: MakePlan, scratch: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_killed_worker_takes_its_processes_along(make_plan: MakePlan, scratch: Path) -> None:
     before = children()
     job = job_of(make_plan(methods=["full"], training=LONG, resources=TWO))
