@@ -71,14 +71,26 @@ def test_differences_of_every_dtype_are_whole(dtype: torch.dtype) -> None:
     assert weight_distances(parts, copies).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_size_of_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _models.bert()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_size_of_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(_weights.cpu, "available", lambda: False)
+    model = _models.bert().to(dtype)
     parts = components(model)
     copies = copy_weights(parts)
     shaken(model)
     whole = weight_distances(parts, copies)
     monkeypatch.setattr(_weights, "_CHUNK", 300)
     assert torch.equal(weight_distances(parts, copies), whole)
+
+
+def test_a_copy_that_nobody_needs_is_written_over() -> None:
+    model = nn.Linear(3, 2)
+    parts = components(model)
+    first = copy_weights(parts)
+    shaken(model)
+    again = copy_weights(parts, into=first)
+    assert [again[name][0].data_ptr() for name in again] == [first[name][0].data_ptr() for name in first]
+    assert weight_distances(parts, again).tolist() == [0.0, 0.0]
 
 
 def test_what_is_known_is_not_copied_again() -> None:

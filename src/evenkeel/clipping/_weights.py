@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from evenkeel.clipping import cpu
 from evenkeel.clipping._norms import accumulation_dtype, joined_norms, tensor_norms
 from evenkeel.clipping._plan import Plan, plan
 from evenkeel.clipping._spread import join
@@ -34,12 +35,15 @@ def weight_names(parts: Components) -> list[str]:
 
 
 @torch.no_grad()
-def copy_weights(parts: Components, known: Container[str] = ()) -> dict[str, tuple[Tensor, ...]]:
+def copy_weights(
+    parts: Components, known: Container[str] = (), into: WeightCopies | None = None
+) -> dict[str, tuple[Tensor, ...]]:
     """Copy the weights of components, as this rank has them, on their devices.
 
     Args:
         parts: the components.
         known: names of what is not to be copied.
+        into: copies that nobody needs any more, to be written over where they are of the same weights.
 
     Returns:
         Tensors without gradient by name, see :func:`weight_names`; several where a shard splits a cut part.
@@ -50,7 +54,7 @@ def copy_weights(parts: Components, known: Container[str] = ()) -> dict[str, tup
         name = _name(piece)
         if name not in known:
             views = piece.of(parameter.detach())
-            copies[name] = tuple(torch.empty_like(view) for view in views)
+            copies[name] = (into or {}).get(name) or tuple(torch.empty_like(view) for view in views)
             read.extend(views)
     written = [copy for views in copies.values() for copy in views]
     if written:
@@ -165,10 +169,15 @@ def _local(entries: _Entries, minus: _Entries | None, where: Plan) -> Tensor:
     dtype = torch.float64 if home.type == "cpu" else accumulation_dtype([entry[0] for entry in where.entries])
     each: list[Tensor] = []
     order: list[int] = []
-    for chunk in _chunks(tensors):
+    then = None if minus is None else [tensor for tensor, _ in minus]
+    at_once = [] if then is None else _readable(tensors, then)
+    if then is not None and at_once:
+        each.append(cpu.distances([tensors[i] for i in at_once], [then[i] for i in at_once]).to(home, dtype))
+        order.extend(entries[index][1] for index in at_once)
+    for chunk in _chunks(tensors, set(at_once)):
         chosen = [tensors[index] for index in chunk]
-        if minus is not None:
-            chosen = _differences(chosen, [minus[index][0] for index in chunk])
+        if then is not None:
+            chosen = _differences(chosen, [then[index] for index in chunk])
         each.append(tensor_norms(chosen, 2.0, dtype).to(home))
         order.extend(entries[index][1] for index in chunk)
     if not each:
@@ -185,11 +194,19 @@ def _differences(now: Sequence[Tensor], then: Sequence[Tensor]) -> list[Tensor]:
     return list(torch._foreach_sub(list(now), list(then)))
 
 
-def _chunks(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
+def _readable(tensors: Sequence[Tensor], then: Sequence[Tensor]) -> list[int]:
+    """Return which pairs the compiled kernels can take, which write no differences."""
+    if not cpu.available():
+        return []
+    return [i for i, pair in enumerate(zip(tensors, then, strict=True)) if all(map(cpu.reads, pair))]
+
+
+def _chunks(tensors: Sequence[Tensor], done: Container[int]) -> Iterator[list[int]]:
     """Yield indices of tensors of one device, so many that their entries stay few; one tensor may have more."""
     by_device: dict[torch.device, list[int]] = {}
     for index, tensor in enumerate(tensors):
-        by_device.setdefault(tensor.device, []).append(index)
+        if index not in done:
+            by_device.setdefault(tensor.device, []).append(index)
     for indices in by_device.values():
         chunk, size = list[int](), 0
         for index in indices:

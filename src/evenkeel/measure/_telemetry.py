@@ -21,6 +21,7 @@ from evenkeel.partition import Components
 __all__ = ["Telemetry"]
 
 _BLOCK = 64  # records that stay on the device at a time
+_SMALL = 1 << 24  # entries; so few keep their place between records, since taking it anew can cost more than copying
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ class Telemetry:
         self._phase = 0
         self._begun: _Begun | None = None
         self._records: list[Record] = []
+        self._spare: WeightCopies = {}
 
     @property
     def pending(self) -> bool:
@@ -152,7 +154,7 @@ class Telemetry:
             parts=parts,
             norms=grad_norms(parts) if graded else None,
             weights=weight_norms(parts),
-            copies=copy_weights(parts),
+            copies=copy_weights(parts, into=self._spare),
         )
 
     @torch.no_grad()
@@ -184,6 +186,7 @@ class Telemetry:
             *([unknown] * 4 if self._references is None else self._references.rows(parts)),
         ]
         values = torch.stack([row.to(weights) for row in rows])
+        self._spare = begun.copies if parts.size <= _SMALL else {}
         self._records.append(Record(step=begun.step, phase=begun.phase, parts=parts, values=values))
         if len(self._records) >= _BLOCK:
             self._flush()

@@ -54,6 +54,23 @@ def test_entries_that_are_alike_lose_no_digits(value: float) -> None:
     assert cpu.norms([tensor]).item() == pytest.approx(exact, rel=1e-6)
 
 
+@given(TENSORS)
+def test_distances_are_those_of_float64(specs: list[tuple[int, int, float]]) -> None:
+    tensors, others = made(specs), made([(size, seed + 100, scale) for size, seed, scale in specs])
+    exact = [float((a.double() - b.double()).norm()) for a, b in zip(tensors, others, strict=True)]
+    assert cpu.distances(tensors, others).tolist() == pytest.approx(exact, rel=1e-6)
+
+
+def test_a_distance_to_what_hardly_differs_keeps_its_digits() -> None:
+    tensor = drawn(100_001)
+    other = tensor * (1 + 2**-20)
+    exact = float((tensor.double() - other.double()).norm())
+    assert cpu.distances([tensor], [other]).item() == pytest.approx(exact, rel=1e-6)
+    assert cpu.distances([tensor], [tensor]).item() == 0.0
+    other[77] = NAN
+    assert math.isnan(cpu.distances([tensor], [other]).item())
+
+
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 @pytest.mark.parametrize("place", [0, 1023, 1024, 4999])
 def test_what_is_not_finite_is_seen_wherever_it_stands(bad: float, place: int) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from evenkeel.clipping.cpu.memory import compiled, entries
-from evenkeel.clipping.cpu.sums import square_sum
+from evenkeel.clipping.cpu.sums import difference_sum, square_sum
 
-__all__ = ["clip", "scale", "square_sums"]
+__all__ = ["clip", "difference_sums", "scale", "square_sums"]
 
 Table = np.ndarray[Any, Any]
 
@@ -22,6 +22,13 @@ def square_sums(addresses: Table, counts: Table, sums: Table, first: int, last: 
     """Write the sum of every tensor's squares to ``sums``, float64."""
     for index in range(first, last):
         sums[index] = square_sum(addresses[index], counts[index])
+
+
+@compiled
+def difference_sums(addresses: Table, counts: Table, others: Table, sums: Table, first: int, last: int) -> None:
+    """Write the sum of the squares of every tensor's difference from another one to ``sums``, float64."""
+    for index in range(first, last):
+        sums[index] = difference_sum(addresses[index], others[index], counts[index])
 
 
 @compiled

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evenkeel.clipping.cpu._threads import share
 
-__all__ = ["addresses", "available", "clip_", "norms", "readable", "reads", "scale_"]
+__all__ = ["addresses", "available", "clip_", "distances", "norms", "readable", "reads", "scale_"]
 
 
 @functools.cache
@@ -88,6 +88,21 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     """
     sums = np.empty(len(tensors))
     _run("square_sums", tensors, sums)
+    return torch.from_numpy(np.sqrt(sums))
+
+
+def distances(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """Return the 2-norm of what every tensor differs by from another one; the differences are written nowhere.
+
+    Args:
+        tensors: such as :func:`reads` allows.
+        others: as many, of the same shapes, such as :func:`reads` allows.
+
+    Returns:
+        Norms, float64, shape ``[len(tensors)]``, the same whatever the number of threads.
+    """
+    sums = np.empty(len(tensors))
+    _run("difference_sums", tensors, addresses(others), sums)
     return torch.from_numpy(np.sqrt(sums))
 
 
