@@ -11,7 +11,7 @@ import pytest
 import evenkeel as package
 from evenkeel import study
 
-COMMANDS = ("demo", "study", "status", "report", "finetune", "components", "methods")
+COMMANDS = ("demo", "study", "status", "report", "compare", "finetune", "components", "methods")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -78,3 +78,9 @@ def test_a_bug_keeps_its_traceback(evenkeel: Callable[..., Any], monkeypatch: py
     monkeypatch.setattr(study, "open_study", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         evenkeel("status", "anything")
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    command = [sys.executable, "-m", "evenkeel", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("evenkeel ")
