@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from evenkeel.cli._console import console, interruptible
 from evenkeel.cli._standing import WITH_RESULT, Standing
 from evenkeel.cli._words import duration
 from evenkeel.errors import PlanError, unknown_name
-from evenkeel.report import findings, results_table, write_report
+from evenkeel.report import findings, results_table, verdicts, write_report
 from evenkeel.study import LOG_FOLDER, Plan, RunRecord, Status, Store, Study, StudyFolder, open_study
 from evenkeel.study.engines import Engine, LocalEngine, RayEngine, Report
 
@@ -77,8 +78,20 @@ def show_results(out: Path) -> None:
     """
     page = write_report(out)
     plan, runs, _ = open_study(out)
+    show(plan, runs, page)
+
+
+def show(plan: Plan, runs: Sequence[RunRecord], page: Path) -> None:
+    """Print results and verdicts; the page has the evidence.
+
+    Args:
+        plan: the plan.
+        runs: its runs.
+        page: the report.
+    """
     console.print(results_table(plan, runs))
-    for sentence in findings(plan, runs):
+    standing = findings(plan, runs)
+    for sentence in [standing[0], *map(str, verdicts(plan, runs))] if len(plan.expanded_methods()) > 1 else standing:
         console.print("-", sentence, markup=False, highlight=False)
     console.print("report:", str(page), soft_wrap=True, markup=False, highlight=False)
 

@@ -28,6 +28,7 @@ from evenkeel.integrations.transformers import MethodTrainer, Recorder
 from evenkeel.methods import parse_mix
 from evenkeel.models import load_model
 from evenkeel.study._checkpoints import Checkpointing, RunCheckpoints, keeping
+from evenkeel.study._course import ScoreCourse, course_table
 from evenkeel.study._evaluate import collator, evaluated
 from evenkeel.study._measured import measured
 from evenkeel.study._meter import Meter
@@ -130,6 +131,8 @@ def execute(
         listening = [*callbacks, layers] if layers else callbacks
         with reporting(spec, measures.report_to):
             trainer, recorder, watch = _trainer(spec, prepared, classifier, scratch, listening, measures)
+            if measures.evaluations:
+                trainer.add_callback(ScoreCourse(trainer, prepared, measures.evaluations))
             made_with = _made_with(spec, trainer)
             _train(trainer, kept, made_with, layers=layers)
         said = evaluated(trainer, prepared)
@@ -156,6 +159,9 @@ def execute(
         "peak_memory": dict(spent.peak_memory),
         "provenance": made_with,
     }
+    course = course_table(trainer.state)
+    if course is not None:
+        tables["course"] = course
     if layers is not None:  # after the clock was read: it is no part of what the method costs
         tables["replacement"] = replacement_table(
             classifier, layers.weights, partial(evaluated, trainer, prepared), data=prepared.data

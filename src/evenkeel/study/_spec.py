@@ -86,6 +86,9 @@ class Measures(Frozen):
     layer_replacement: bool = Field(
         default=False, description="put pretrained weights back into the top k layers, and evaluate, for every k"
     )
+    evaluations: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="score the validation part so many times in training, and after each phase"
+    )
     report_to: tuple[str, ...] = Field(
         default=(), description="where the Trainer sends its log: tensorboard, wandb, mlflow, trackio"
     )

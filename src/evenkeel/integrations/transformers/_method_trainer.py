@@ -211,6 +211,11 @@ class MethodTrainer(Trainer):
         with self._live.session.evaluating():
             return super().evaluation_loop(*args, **kwargs)
 
+    @property
+    def schedule(self) -> PhaseSchedule:
+        """The phases of training; their steps are known once it has begun."""
+        return self._schedule
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
