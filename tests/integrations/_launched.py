@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from tests import _models
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaForSequenceClassification, PrinterCallback, Trainer, TrainingArguments
@@ -65,25 +67,37 @@ def train(model: nn.Module, folder: str, *, rows: int) -> dict[str, Any]:
     }
 
 
-def by_accelerate(*, rows: int) -> dict[str, Any]:
-    """Train in a loop beside an Accelerator, with FSDP2 where there are several processes."""
+def by_accelerate(*, rows: int, fsdp: int = 2) -> dict[str, Any]:
+    """Train in a loop beside an Accelerator, with FSDP of that version where there are several processes."""
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
     from accelerate.utils import DistributedType
 
     from evenkeel.integrations.accelerate import clip_grad_norm_
 
     accelerator = Accelerator(cpu=True)
-    if (
-        dist.is_initialized()
-    ):  # on a CPU Accelerate takes MULTI_CPU whatever was asked for; its FSDP2 works all the same
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BertLayer"]
+    # On a CPU Accelerate takes MULTI_CPU whatever was asked for; its FSDP works all the same.
+    if dist.is_initialized():
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=fsdp,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["BertLayer"],
+            **{"use_orig_params": True} if fsdp == 1 else {},
         )
-        accelerator.state.fsdp_plugin = plugin
         accelerator.state.distributed_type = DistributedType.FSDP
-        assert accelerator.is_fsdp2
+        assert accelerator.is_fsdp2 is (fsdp == 2)
     model: Any = _models.bert()
-    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=RATE, eps=1e-3))
+    if fsdp == 1:
+        if dist.is_initialized():  # by hand, which Accelerate accepts: it would name a device that torch refuses
+            model = FullyShardedDataParallel(
+                model,
+                auto_wrap_policy=ModuleWrapPolicy({type(model.bert.encoder.layer[0])}),
+                use_orig_params=True,
+                device_id=torch.device("cpu"),
+            )
+        model = accelerator.prepare(model)
+        optimizer = accelerator.prepare(torch.optim.AdamW(model.parameters(), lr=RATE, eps=1e-3))
+    else:
+        model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=RATE, eps=1e-3))
     parts = components(model)
     rank = accelerator.process_index
     for step in range(STEPS):
@@ -95,7 +109,7 @@ def by_accelerate(*, rows: int) -> dict[str, Any]:
         optimizer.zero_grad()
     assert result is not None
     return {
-        "weights": whole(model),
+        "weights": whole(model) if fsdp == 2 else {},
         "norms": result.to_dict(),
         "wrapper": type(model).__name__,
         "kinds": sorted({type(one).__name__ for one in model.parameters()}),
@@ -174,8 +188,8 @@ def main(way: str, folder: Path) -> None:
         assert found["wrapper"] == DistributedDataParallel.__name__
     elif way == "fsdp2":
         found = train(loaded(str(folder / "model")), str(folder), rows=share)
-    elif way == "accelerate":
-        found = by_accelerate(rows=share)
+    elif way.startswith("accelerate"):
+        found = by_accelerate(rows=share, fsdp=1 if way.endswith("fsdp1") else 2)
     else:
         found = by_lightning(str(folder), rows=share)
     torch.save(found, folder / f"{way}-{os.environ['RANK']}.pt")

@@ -71,3 +71,12 @@ def test_under_fsdp2_as_lightning_sets_it_up(tmp_path: Path) -> None:
     assert all("DTensor" in " ".join(one["kinds"]) for one in found)
     assert {one["wrapper"] for one in found} == {"ModelParallelStrategy"}
     assert_alike(found, _launched.by_lightning(str(tmp_path), rows=8))
+
+
+@pytest.mark.slow
+def test_under_fsdp1_as_accelerate_prepares_it(tmp_path: Path) -> None:
+    found = launch("accelerate-fsdp1", tmp_path)
+    assert {one["wrapper"] for one in found} == {"FullyShardedDataParallel"}
+    alone = _launched.by_accelerate(rows=8)
+    for one in found:  # the norms of the last step say that all weights before it were the same
+        assert one["norms"] == pytest.approx(alone["norms"], rel=2e-3, abs=1e-6)
