@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evenkeel.report._component_maps import row_of
 from evenkeel.report._figure_data import Floats, tables_of
@@ -23,6 +24,7 @@ CHANGES = {
     "cosine_distance": "since before fine-tuning, cosine distance",
     "phase_cosine_distance": "in this phase alone, cosine distance",
 }
+_NEEDED = {"phase", *CHANGES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +59,10 @@ def phase_drift(cell: Cell, folder: StudyFolder, rows: Sequence[str]) -> list[Ph
     Returns:
         One for each kind of change; none if no run has several phases.
     """
-    tables = [
-        table for _, table in tables_of(cell, folder, "telemetry") if {"phase", *CHANGES} <= set(table.column_names)
-    ]
-    phases = max((int(pa.compute.max(table["phase"]).as_py() or 0) + 1 for table in tables), default=1)
-    if phases < 2:
+    if not _in_phases(cell, folder):
         return []
+    tables = [table for _, table in tables_of(cell, folder, "telemetry") if set(table.column_names) >= _NEEDED]
+    phases = max(_phases(table) for table in tables)
     found = []
     for change in CHANGES:
         values = [_at_ends(table, change, rows, phases) for table in tables]
@@ -76,6 +76,19 @@ def phase_drift(cell: Cell, folder: StudyFolder, rows: Sequence[str]) -> list[Ph
             )
         )
     return found
+
+
+def _in_phases(cell: Cell, folder: StudyFolder) -> bool:
+    """Whether the method trains in phases, by the first of its runs that tells: reading all tables takes a while."""
+    for run in cell.finished:
+        alone = replace(cell, runs=(run,))
+        for _, table in tables_of(alone, folder, "telemetry"):
+            return set(table.column_names) >= _NEEDED and _phases(table) > 1
+    return False
+
+
+def _phases(table: pa.Table) -> int:
+    return int(pc.max(table["phase"]).as_py() or 0) + 1
 
 
 def _at_ends(table: pa.Table, change: str, rows: Sequence[str], phases: int) -> Floats:
