@@ -62,7 +62,7 @@ def runs_needed(
     Example:
         >>> steady, shaky = [0.70, 0.71, 0.72, 0.71, 0.70], [0.70, 0.55, 0.74, 0.57, 0.72]
         >>> runs_needed(steady, shaky, "spread")
-        9
+        11
     """
     left, right = numbers(a, "a"), numbers(b, "b")
     if min(left.size, right.size) < 2:
