@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,12 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from tests.study import _shared
+from tests.study import _drive_study, _shared
 from tests.study._small import InlineEngine, MakePlan, rows, save_model, standing, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from evenkeel.errors import EngineError, EvenkeelError, MethodError, PlanError, StoreError
 from evenkeel.study import Plan, Resources, RunResult, Study, StudyFolder, calibrate, execute, finetune_one, open_study
+from evenkeel.study._smaller import smaller
 from evenkeel.study.engines import Job, LocalEngine, Report, execute_job, launch
 from evenkeel.testing._processes import alive, children
 
@@ -438,3 +441,33 @@ def test_a_killed_worker_takes_its_processes_along(make_plan: MakePlan, scratch:
             "lost", "its process was ended by SIGKILL (no memory left on this machine?)"
         )  # fmt: skip
         assert gone(two)
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+def test_a_killed_driver_takes_everything_along(make_plan: MakePlan, tmp_path: Path, scratch: Path) -> None:
+    before, plan = children(), make_plan(methods=["full"], seeds=1, training=LONG, resources=TWO)
+    (tmp_path / "plan.json").write_text(plan.model_dump_json(), encoding="utf-8")
+    command = [sys.executable, _drive_study.__file__, tmp_path / "plan.json", tmp_path / "study", "1"]
+    driver = subprocess.Popen(list(map(str, command)))
+    try:
+        assert len(ranks(scratch, before)) == 2
+        everybody = children(besides=before)
+        assert len(everybody) == 4  # driver, worker, two processes of the run
+    finally:
+        driver.kill()
+        driver.wait()
+    assert gone(list(everybody))
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "parts"), [(8, 2, 2), (8, 1, 2), (12, 3, 2), (4, 4, None), (6, 2, None)]
+)
+def test_half_a_batch_is_that_of_each_process(
+    make_plan: MakePlan, batch: int, processes: int, parts: int | None
+) -> None:
+    job = job_of(make_plan(training={"batch_size": batch}, resources={"processes_per_run": processes}))
+    found = smaller(job.spec)
+    assert (None if found is None else found.overrides) == (
+        None if parts is None else {"gradient_accumulation_steps": parts}
+    )

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from evenkeel.study.engines import Job, RayEngine, Report, execute_job
 from evenkeel.study.engines import ray as engine_module
 from evenkeel.study.engines._cargo import Parcel, beacon, pack, unpack
 from evenkeel.study.engines._ray_cluster import _on_node
-from evenkeel.testing._processes import alive
+from evenkeel.testing._processes import alive, children
 from evenkeel.testing._scripted import Scripted, jobs_of
 
 
@@ -287,6 +287,29 @@ def test_an_actor_launches_the_processes_of_a_run(
     too_many = make_plan(seeds=1, resources={"processes_per_run": 3})
     with pytest.raises(EngineError, match="no node of the Ray cluster has room for a run of 3 cpus and 0 gpus"):
         list(RayEngine(address=cluster.address, resources=too_many.resources).run(jobs_of(1)))
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+def test_the_processes_of_a_run_end_with_their_actor(cluster: Any, make_plan: MakePlan, tmp_path: Path) -> None:
+    resources = {"processes_per_run": 2, "cpus": 0.5}
+    plan = make_plan(methods=["full"], seeds=1, training={"epochs": 100_000.0}, resources=resources)
+    job, before = Study(plan, StudyFolder(tmp_path / "study")).jobs()[0], spawned()
+    with closing(RayEngine(address=cluster.address, resources=plan.resources).run([job])) as reports:  # type: ignore[type-var]
+        assert next(reports).event == "started"
+        assert soon(lambda: len(spawned() - before) == 2, seconds=240)
+        found = spawned() - before
+    assert soon(lambda: not any(map(alive, found)), seconds=30)
+
+
+def spawned() -> set[int]:
+    """Return processes below this one that multiprocessing started, and not Ray."""
+    found = set()
+    for process in children():
+        with suppress(OSError):
+            if b"multiprocessing.spawn" in (Path("/proc") / str(process) / "cmdline").read_bytes():
+                found.add(process)
+    return found
 
 
 @pytest.mark.slow
