@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -144,3 +145,12 @@ def test_tested_and_absent_versions_are_no_matter(framework: str, monkeypatch: p
         warn_untested.cache_clear()
     monkeypatch.undo()
     warn_untested(framework)  # the one that is pinned, or none
+
+
+@pytest.mark.usefixtures("anew")
+@pytest.mark.parametrize("framework", TESTED)
+def test_what_is_pinned_counts_as_tested(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (Path(__file__).parents[3] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    (pin,) = (line.partition("==")[2] for line in lines if line.partition("==")[0] == framework)
+    pretend(monkeypatch, pin)
+    warn_untested(framework)  # a warning would be an error
