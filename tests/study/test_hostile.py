@@ -177,8 +177,10 @@ def test_absurd_values_are_refused_in_plain_words(tmp_path: Path, column: str, v
     with closing(sqlite3.connect(folder.store)) as connection, connection:
         if column == "spec" and value is None:
             connection.execute("DROP TABLE run")
-            connection.execute("CREATE TABLE run (id, position, spec, status, attempts, outcome, error, changed)")
-            connection.execute("INSERT INTO run VALUES ('a', 0, NULL, 'queued', 0, NULL, NULL, '')")
+            connection.execute(
+                "CREATE TABLE run (id, position, spec, status, attempts, outcome, error, changed, stands_for)"
+            )
+            connection.execute("INSERT INTO run VALUES ('a', 0, NULL, 'queued', 0, NULL, NULL, '', NULL)")
         else:
             connection.execute(f"UPDATE run SET {column} = ?", (value,))  # noqa: S608  our own words
     with pytest.raises(StoreError, match="get the folder anew from whoever made it"):
