@@ -4,8 +4,8 @@
     python benchmarks/engines.py store [--runs 100000]   # writes a second into a store that holds so many runs
 
 A run that does nothing returns at once what a run on RTE with a MiniLM would: an outcome, and the tables ``log``,
-``telemetry`` and ``predictions`` (with ``--tables none``, none). ``inline`` has no engine: the driver's process makes the
-results itself, and all that is left is the driver and what it writes. A rate is runs / seconds from the first
+``telemetry`` and ``predictions`` (with ``--tables none``, none). ``inline`` has no engine: the driver's process makes
+the results itself, and all that is left is the driver and what it writes. A rate is runs / seconds from the first
 record to the last; making the jobs, and starting processes, are told apart.
 
 Every write waits for the disk, so the disk counts: the study is made in ``--folder``, or in the folder for temporary
