@@ -7,8 +7,8 @@
 at a time, with all cores, float32, every text padded to 128 tokens. Each row below changes one thing more, in the order
 in which a user would. Every way has processes of its own, which begin to be timed together; ways take turns round by
 round, so that whatever else the machine does befalls all of them. A ratio is the median over the rounds of (this way /
-the first way in the same round), with the quartiles in brackets. bf16 is left out where the CPU only imitates it, unless
-``--imitate-bf16`` asks for it: it is then many times slower than float32.
+the first way in the same round), with the quartiles in brackets. bf16 is left out where the CPU only imitates it,
+unless ``--imitate-bf16`` asks for it: it is then many times slower than float32.
 
 ``runs``: whole runs with evaluation, as runs per hour: a new process for every seed that runs a Trainer script (data
 read and tokenised again each time), and ``evenkeel study`` with the same task, model, recipe and seeds. Scores stand

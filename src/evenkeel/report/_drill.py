@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from evenkeel.errors import StoreError
 from evenkeel.report._results import Cell
 from evenkeel.study import RunRecord, StudyFolder, size
 
@@ -97,10 +96,7 @@ def _curves(run: RunRecord, folder: StudyFolder) -> dict[str, Any]:
 
 
 def _table(folder: StudyFolder, run: RunRecord, name: str) -> pa.Table | None:
-    try:
-        table = folder.read_run(run.id, name)
-    except StoreError:
-        return None
+    table = folder.read_run(run.id, name)
     return table if table is not None and table.num_rows else None
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evenkeel.errors import StoreError
 from evenkeel.report._results import Cell
 from evenkeel.study import RunRecord, StudyFolder
 
@@ -105,7 +104,7 @@ def loss_curves(cell: Cell, folder: StudyFolder) -> LossCurves:
 
 
 def tables_of(cell: Cell, folder: StudyFolder, name: str) -> list[tuple[RunRecord, pa.Table]]:
-    """Read a table of each finished run that left one with anything in it; one that cannot be read counts as missing.
+    """Read a table of each finished run that left one with anything in it; telemetry that is cut off counts as missing.
 
     Args:
         cell: the runs.
@@ -115,15 +114,8 @@ def tables_of(cell: Cell, folder: StudyFolder, name: str) -> list[tuple[RunRecor
     Returns:
         The runs and their tables.
     """
-    found = [(run, _read(folder, run.id, name)) for run in cell.finished]
+    found = [(run, folder.read_run(run.id, name)) for run in cell.finished]
     return [(run, table) for run, table in found if table is not None and table.num_rows]
-
-
-def _read(folder: StudyFolder, run: str, name: str) -> pa.Table | None:
-    try:
-        return folder.read_run(run, name)
-    except StoreError:  # cut off, or no table of ours: the page says what is missing and shows the rest
-        return None
 
 
 def loss_range(curves: Sequence[LossCurves]) -> tuple[float, float] | None:

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from evenkeel.errors import StoreError
 from evenkeel.report._results import cells, groups
 from evenkeel.report._verdicts import MethodVerdict, verdicts
 from evenkeel.study import Plan, RunRecord, StudyFolder, open_study
@@ -95,7 +94,7 @@ class LoadedStudy:
 
         frames = []
         for run in self.records:
-            table = self._read(run, name) if run.finished else None
+            table = self.folder.read_run(run.id, name) if run.finished else None
             if table is not None:
                 frame = table.to_pandas()
                 about = {"run": run.id, "task": run.spec.task, "method": run.spec.method, "seed": run.spec.seed}
@@ -103,12 +102,6 @@ class LoadedStudy:
                     frame.insert(place, word, value)
                 frames.append(frame)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-    def _read(self, run: RunRecord, name: str) -> Any:
-        try:
-            return self.folder.read_run(run.id, name)
-        except StoreError:  # cut off: the other runs are there
-            return None
 
 
 def load_study(path: str | Path) -> LoadedStudy:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, final
 
-import evenkeel
+from evenkeel._version import __version__
 from evenkeel.study._inputs import inputs_come_from
 from evenkeel.study._plan import Resources
 from evenkeel.study._private import private
@@ -86,7 +86,7 @@ class Slot:
 
     def look(self) -> Here:
         """Say what this process is and sees."""
-        return Here(version=evenkeel.__version__, sees_files=self._setup.beacon.exists())
+        return Here(version=__version__, sees_files=self._setup.beacon.exists())
 
     def execute(self, job: Job, cargo: Cargo) -> Outcome:
         """Execute a job."""
@@ -159,8 +159,8 @@ class RaySlot:
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
             return private(lines[-1]) if lines else type(error).__name__
-        if here.version != evenkeel.__version__:
-            return f"a node has evenkeel {here.version}, and the driver {evenkeel.__version__}"
+        if here.version != __version__:
+            return f"a node has evenkeel {here.version}, and the driver {__version__}"
         self.here = here
         return None
 
