@@ -47,6 +47,13 @@ def test_one_that_was_added_to_a_method_trainer_later_is_refused(arguments: Argu
         trainer.train()
 
 
+def test_deepspeed_is_refused_since_it_steps_in_backward(arguments: Arguments) -> None:
+    trainer = Trainer(_models.bert(), arguments(), train_dataset=DATA, callbacks=[ComponentClip(0.1)])
+    trainer.args.deepspeed = {"zero_optimization": {"stage": 2}}  # set late: without DeepSpeed the Trainer has none
+    with pytest.raises(GradientError, match="under DeepSpeed backward also makes the step"):
+        trainer.train()
+
+
 # --- a model that changes under its eyes
 
 

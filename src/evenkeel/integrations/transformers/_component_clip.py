@@ -132,6 +132,12 @@ class ComponentClip(EachStep, ExportableState):
                 "which acts first and hides the components' own norms; set TrainingArguments(max_grad_norm=0), or "
                 "ComponentClip(also_global=True) if you mean both"
             )
+        if args.deepspeed or getattr(args, "deepspeed_plugin", None):
+            raise GradientError(
+                "under DeepSpeed backward also makes the step, inside of the engine, so that ComponentClip would clip "
+                "what is gone; train without DeepSpeed (FSDP2 shards as well), or use "
+                "evenkeel.integrations.deepspeed in a loop of your own"
+            )
         self._take_place()
         super().on_train_begin(args, state, control, **kwargs)
         # A name that fits nothing is an error now; later it may be what is frozen.
