@@ -319,7 +319,7 @@ def test_a_store_of_a_newer_version(
     with closing(sqlite3.connect(here / "out" / "study.sqlite")) as connection:
         connection.execute("PRAGMA user_version = 99")
     found = evenkeel(command, *(begun if command == "study" else [here / "out"]))
-    refused(found, "is of schema version 99, and this evenkeel reads up to version 2; use the evenkeel that wrote it")
+    refused(found, "is of schema version 99, and this evenkeel reads up to version 3; use the evenkeel that wrote it")
 
 
 def test_a_store_without_a_plan_is_begun_anew(

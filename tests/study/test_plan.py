@@ -57,7 +57,14 @@ def test_every_field_of_the_recipe_makes_another_run(field: str) -> None:
 
 @pytest.mark.parametrize("field", [name for name in RunSpec.model_fields if name != "training"])
 def test_every_field_of_a_run_makes_another_run(field: str) -> None:
-    others = {"seed": 2, "init_seed": 1, "order_seed": 1, "split_seed": 1, "overrides": {"adam_beta2": 0.98}}
+    others = {
+        "seed": 2,
+        "init_seed": 1,
+        "order_seed": 1,
+        "split_seed": 1,
+        "processes": 2,
+        "overrides": {"adam_beta2": 0.98},
+    }
     changed = {**SPEC.model_dump(), field: others.get(field, "other")}
     assert RunSpec.model_validate(changed).id != SPEC.id
 

@@ -131,7 +131,10 @@ def test_what_a_rollback_journal_has_to_mend_is_not_read(nobody: Path, path: Pat
     connection.execute("PRAGMA cache_size = 1")
     connection.execute("BEGIN IMMEDIATE")
     for number in range(200):  # more than fits into its memory: the file is written before the commit
-        connection.execute("INSERT INTO run VALUES (?, 0, ?, 'queued', 0, NULL, NULL, '')", (str(number), "x" * 2000))
+        values = (str(number), "x" * 2000)
+        connection.execute(
+            "INSERT INTO run (id, position, spec, status, changed) VALUES (?, 0, ?, 'queued', '')", values
+        )
     for file in path.parent.iterdir():
         shutil.copy(file, nobody / file.name)
     connection.close()
