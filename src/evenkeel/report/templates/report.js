@@ -19,7 +19,7 @@
   if (window.IntersectionObserver) {
     var watch = new IntersectionObserver(function (entries) {
       entries.forEach(function (entry) { if (entry.isIntersecting) { draw(entry.target); watch.unobserve(entry.target); } });
-    }, { rootMargin: "600px" });
+    }, { rootMargin: "200px" });
     places.forEach(function (place) { watch.observe(place); });
     window.addEventListener("beforeprint", all);
   } else { all(); }
@@ -81,19 +81,21 @@
   // --- maps of components: measure and part of training
 
   document.querySelectorAll(".explorer").forEach(function (explorer) {
-    var values = JSON.parse(explorer.querySelector(".values").textContent);
+    var read, touched = false; // of many values, which are read once somebody asks for them
+    function values() { read = read || JSON.parse(explorer.querySelector(".values").textContent); return read; }
     var choice = explorer.querySelector("select"), slider = explorer.querySelector("input"), said = explorer.querySelector("output");
     var how = explorer.querySelector("p.how");
     var panels = Array.from(explorer.querySelectorAll(".panel"));
     explorer.refresh = function (place) {
-      var chosen = values[choice.value], number = panels.indexOf(place.closest(".panel"));
-      var parts = chosen.maps[number];
-      if (!place.dataset.drawn || !parts) { return; }
+      if (!touched || !place.dataset.drawn) { return; } // as it was drawn: all of training
+      var chosen = values()[choice.value], parts = chosen.maps[panels.indexOf(place.closest(".panel"))];
+      if (!parts) { return; }
       var part = parts[Math.min(Number(slider.value), parts.length - 1)];
       Plotly.restyle(place, { z: [part], zmin: chosen.span[0], zmax: chosen.span[1], "colorbar.title.text": chosen.unit });
     };
     function changed() {
-      var parted = values[choice.value].maps[0].length > 1, part = Number(slider.value);
+      touched = true;
+      var parted = values()[choice.value].maps[0].length > 1, part = Number(slider.value);
       slider.disabled = !parted;
       said.textContent = !parted || part === 0 ? "all of it" : (part - 1) * 10 + " to " + part * 10 + " %";
       how.textContent = choice.selectedOptions[0].dataset.how;
