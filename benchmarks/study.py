@@ -211,7 +211,7 @@ def usual_runs(given: Any) -> tuple[float, list[float]]:
 
 def our_runs(given: Any, precision: str) -> tuple[float, list[float]]:
     """Return the seconds of the same runs as a study, with everything that the command does, and their scores."""
-    from evenkeel.study import StudyFolder, open_study
+    from evenkeel.study import open_study
 
     options = ["--task", given.task, "--model", given.model, "--methods", "full", "--seeds", str(given.runs)]
     options += ["--lr", str(given.lr), "--epochs", str(given.epochs), "--precision", precision]
@@ -222,7 +222,7 @@ def our_runs(given: Any, precision: str) -> tuple[float, list[float]]:
         command = [sys.executable, "-m", "evenkeel", "study", *options, "--out", out]
         subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603  ourselves
         seconds = time.perf_counter() - began
-        _, records = open_study(StudyFolder(Path(out)))
+        _, records, _ = open_study(Path(out))
     return seconds, [record.outcome["scores"]["validation"] for record in records]
 
 
