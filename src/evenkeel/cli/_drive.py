@@ -51,7 +51,7 @@ def drive(
     broken = [run for run in runs if run.status in ("error", "lost")]
     for run in broken[:3]:
         reason = (run.error or "its process died again and again").strip().splitlines()[-1]
-        name = f"{run.spec.method}, {_draw(run.spec.draw)}"
+        name = f"{run.spec.method}, {run.spec.draw_in_words}"
         console.print(f"{name}: {run.status}: {reason}", style="red", markup=False, soft_wrap=True)
     if broken:
         console.print(f"{len(broken)} runs have no result; the same command tries them again", style="red")
@@ -162,7 +162,7 @@ class Watcher:
     def _line(self, report: Report) -> None:
         spec = report.job.spec
         recipe = self._standing.recipe(spec)
-        name = "  ".join([spec.task, spec.method, *([recipe] if recipe else []), _draw(spec.draw)])
+        name = "  ".join([spec.task, spec.method, *([recipe] if recipe else []), spec.draw_in_words])
         done, total = self._standing.counted(*WITH_RESULT), self._standing.counted()
         left = self.left()
         place = f"  [{done} of {total}" + (f", {duration(left)} left]" if left and done < total else "]")
@@ -179,10 +179,6 @@ def _said(report: Report) -> str:
     failed = " (failed)" if outcome["failed"] else ""
     said = "diverged" if score is None else f"{outcome['metric']} {score:.3f}{failed}"
     return f"{said}, {outcome['wall_seconds']:.0f} s"
-
-
-def _draw(draw: int | str) -> str:
-    return f"seed {draw}" if isinstance(draw, int) else draw
 
 
 def _note(folder: Path) -> str:

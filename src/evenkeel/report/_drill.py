@@ -44,7 +44,7 @@ def _run(cell: Cell, run: RunRecord, folder: StudyFolder, texts: dict[str, int])
     versions = (outcome.get("provenance") or {}).get("versions") or {}
     return {
         "id": run.id,
-        "name": f"{cell.task}, {cell.model}, {cell.method}, {_draw(spec.draw)}",
+        "name": f"{cell.task}, {cell.model}, {cell.method}, {spec.draw_in_words}",
         "said": [[word, _text(value)] for word, value in _said(run) if value is not None],
         "seeds": ", ".join(f"{word} {value}" for word, value in seeds.items() if value is not None),
         "recipe": shared([(word.replace("_", " "), _text(value)) for word, value in recipe.items()]),
@@ -112,7 +112,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _draw(draw: int | str) -> str:
-    return f"seed {draw}" if isinstance(draw, int) else draw

@@ -10,12 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from evenkeel.errors import DataError
-from evenkeel.stats._describe import sample_std
+from evenkeel.stats._bootstrap import NUMBERS_AT_ONCE, percentile_interval, std_ratio
 from evenkeel.stats._inputs import generator, numbers, real, share, whole
 
 _Scores = NDArray[np.float64]
 _NAN = float("nan")
-_NUMBERS_AT_ONCE = 2**22  # 32 MiB of resampled scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +98,8 @@ def compare(
         difference=float(_mean_difference(left, right)) if fewest else _NAN,
         difference_interval=_interval(left, right, _mean_difference, level, resamples, rng),
         probability_of_improvement=_improvement(left, right) if fewest else _NAN,
-        std_ratio=float(_std_ratio(left, right)) if fewest > 1 else _NAN,
-        std_ratio_interval=_interval(left, right, _std_ratio, level, resamples, rng),
+        std_ratio=float(std_ratio(left, right)) if fewest > 1 else _NAN,
+        std_ratio_interval=_interval(left, right, std_ratio, level, resamples, rng),
         brown_forsythe_p=_brown_forsythe(left, right),
     )
 
@@ -185,13 +184,6 @@ def _mean_difference(a: _Scores, b: _Scores, axis: int = -1) -> _Scores:
     return np.asarray(np.mean(a, axis=axis) - np.mean(b, axis=axis))
 
 
-def _std_ratio(a: _Scores, b: _Scores, axis: int = -1) -> _Scores:
-    """Return the ratio of the standard deviations along ``axis``; 1 where both are 0, infinite where only b's is."""
-    above, below = sample_std(a, axis), sample_std(b, axis)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((above == 0) & (below == 0), 1.0, above / below)
-
-
 def _improvement(a: _Scores, b: _Scores) -> float:
     """Return the share of pairs in which a is above b, equal pairs counting half."""
     return float((1 + np.sign(a[:, np.newaxis] - b).mean()) / 2)
@@ -213,16 +205,13 @@ def _interval(
             (a, b),
             statistic,
             n_resamples=resamples,
-            batch=max(1, _NUMBERS_AT_ONCE // max(a.size, b.size)),
+            batch=max(1, NUMBERS_AT_ONCE // max(a.size, b.size)),
             vectorized=True,
             axis=-1,
             method="percentile",
             rng=rng,
         ).bootstrap_distribution
-    tail = (1 - confidence) / 2
-    # An observed value at either end, never a mean of two: infinite ratios stay infinite and do not become NaN.
-    low, high = np.quantile(drawn, [tail, 1 - tail], method="inverted_cdf")
-    return float(low), float(high)
+    return percentile_interval(drawn, confidence)
 
 
 def _brown_forsythe(a: _Scores, b: _Scores) -> float:

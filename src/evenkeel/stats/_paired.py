@@ -9,11 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from evenkeel.errors import DataError
-from evenkeel.stats._describe import sample_std
+from evenkeel.stats._bootstrap import NUMBERS_AT_ONCE, percentile_interval, std_ratio
 from evenkeel.stats._inputs import flat, generator, numbers, share, whole
 
 _NAN = float("nan")
-_NUMBERS_AT_ONCE = 2**22  # 32 MiB of resampled scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +87,17 @@ def compare_paired(
     level = share(confidence, "confidence")
     resamples = whole(resamples, "resamples", at_least=1)
     rng, n = generator(seed), left.size
-    differences, ratios = _resampled(left, right, resamples, rng) if n > 1 else (np.empty(0), np.empty(0))
+    intervals = [(_NAN, _NAN)] * 2
+    if n > 1:
+        intervals = [percentile_interval(drawn, level) for drawn in _resampled(left, right, resamples, rng)]
     return PairedComparison(
         n=n,
         confidence=level,
         difference=float(np.mean(left - right)) if n else _NAN,
-        difference_interval=_interval(differences, level),
+        difference_interval=intervals[0],
         probability_of_improvement=float((1 + np.sign(left - right).mean()) / 2) if n else _NAN,
-        std_ratio=float(_ratio(left, right)) if n > 1 else _NAN,
-        std_ratio_interval=_interval(ratios, level),
+        std_ratio=float(std_ratio(left, right)) if n > 1 else _NAN,
+        std_ratio_interval=intervals[1],
         spread_p=_spread_p(left, right) if n > 2 else _NAN,
     )
 
@@ -150,27 +151,13 @@ def _resampled(
     a: NDArray[np.float64], b: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean difference and the ratio of standard deviations of resampled pairs, shape ``[resamples]``."""
-    at_once = max(1, _NUMBERS_AT_ONCE // a.size)
+    at_once = max(1, NUMBERS_AT_ONCE // a.size)
     differences, ratios = [], []
     for start in range(0, resamples, at_once):
         chosen = rng.integers(0, a.size, size=(min(at_once, resamples - start), a.size))
         differences.append((a - b)[chosen].mean(axis=1))
-        ratios.append(_ratio(a[chosen], b[chosen]))
+        ratios.append(std_ratio(a[chosen], b[chosen]))
     return np.concatenate(differences), np.concatenate(ratios)
-
-
-def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    above, below = sample_std(a), sample_std(b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((above == 0) & (below == 0), 1.0, above / below)
-
-
-def _interval(drawn: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    if not drawn.size:
-        return _NAN, _NAN
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], method="inverted_cdf")  # infinite ratios stay infinite
-    return float(low), float(high)
 
 
 def _spread_p(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,46 +99,31 @@ def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
 
 
 def _welch(a: _Values, b: _Values) -> _Values:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        n, m = a.shape[1], b.shape[1]
-        errors = np.var(a, axis=1, ddof=1) / n, np.var(b, axis=1, ddof=1) / m
-        both = errors[0] + errors[1]
-        t = (a.mean(axis=1) - b.mean(axis=1)) / np.sqrt(both)
-        freedom = both**2 / (errors[0] ** 2 / (n - 1) + errors[1] ** 2 / (m - 1))
-    return _two_sided(t, freedom)
+    return _p_values(partial(stats.ttest_ind, equal_var=False), a, b)
 
 
 def _paired_t(a: _Values, b: _Values) -> _Values:
-    apart = a - b
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = apart.mean(axis=1) / (np.std(apart, axis=1, ddof=1) / np.sqrt(apart.shape[1]))
-    return _two_sided(t, np.full(len(t), apart.shape[1] - 1.0))
+    return _p_values(stats.ttest_rel, a, b)
 
 
 def _brown_forsythe(a: _Values, b: _Values) -> _Values:
-    return _pooled_t(_off(a), _off(b))
+    return _p_values(stats.ttest_ind, _off(a), _off(b))  # of two groups F is the square of t
 
 
 def _paired_brown_forsythe(a: _Values, b: _Values) -> _Values:
     return _paired_t(_off(a), _off(b))
 
 
-def _pooled_t(a: _Values, b: _Values) -> _Values:
-    n, m = a.shape[1], b.shape[1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        pooled = (np.var(a, axis=1) * n + np.var(b, axis=1) * m) / (n + m - 2)
-        t = (a.mean(axis=1) - b.mean(axis=1)) / np.sqrt(pooled * (1 / n + 1 / m))
-    return _two_sided(t, np.full(len(t), n + m - 2.0))
-
-
 def _off(values: _Values) -> _Values:
     return np.abs(values - np.median(values, axis=1, keepdims=True))
 
 
-def _two_sided(t: _Values, freedom: _Values) -> _Values:
+def _p_values(test: Callable[..., Any], a: _Values, b: _Values) -> _Values:
     """Return p values; 1 where neither sample varies: such a sample shows nothing."""
-    p = 2 * stats.t.sf(np.abs(t), freedom)
-    return np.where(np.isfinite(t), p, 1.0)
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of samples that do not vary, which are drawn now and then
+        found = test(a, b, axis=1)
+    return np.where(np.isfinite(found.statistic), found.pvalue, 1.0)
 
 
 def _fisher(a: _Values, b: _Values) -> _Values:

@@ -39,9 +39,9 @@ def replacement_notice(spec: RunSpec, instead: RunSpec | None) -> str:
     Returns:
         A sentence.
     """
-    draw = f"seed {spec.draw}" if isinstance(spec.draw, int) else spec.draw
     parts = spec.training.batch_size // int(spec.overrides.get(_ACCUMULATION, 1)) // spec.processes
-    ran = f"{spec.task}, {spec.model}, {spec.method}, {draw} ran out of memory alone, with {parts} examples at a time"
+    name = ", ".join((spec.task, spec.model, spec.method, spec.draw_in_words))
+    ran = f"{name} ran out of memory alone, with {parts} examples at a time"
     if instead is None:
         return f"{ran}, and no run with half of that can take its place: it is recorded as an error"
     return (

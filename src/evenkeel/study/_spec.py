@@ -215,6 +215,11 @@ class RunSpec(Frozen):
         apart = {"init": self.init_seed, "order": self.order_seed, "split": self.split_seed}
         return ", ".join(f"{name} {seed}" for name, seed in apart.items() if seed is not None) or self.seed
 
+    @property
+    def draw_in_words(self) -> str:
+        """The same for people: ``seed 3``, ``init 1, order 2``."""
+        return f"seed {self.draw}" if isinstance(self.draw, int) else self.draw
+
 
 class PlannedRun(NamedTuple):
     """A run as the plan knows it, before data and model were looked at."""

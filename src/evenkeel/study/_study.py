@@ -231,13 +231,14 @@ class Study:
 def _with_inputs(jobs: Sequence[Job]) -> Iterator[list[Job]]:
     """Write what the runs read, once for all processes; it goes when they are done."""
     with inputs_folder() as home:
-        folders = dict[tuple[TaskPlan, str, int], Path]()
+        folders, ready = dict[tuple[TaskPlan, str, int], Path](), list[Job]()
         for job in jobs:
             wanted = job.task, job.model, job.spec.training.max_length
             if wanted not in folders:
                 folders[wanted] = home / str(len(folders))
                 write_inputs(prepare(*wanted), folders[wanted])
-        yield [replace(job, inputs=folders[job.task, job.model, job.spec.training.max_length]) for job in jobs]
+            ready.append(replace(job, inputs=folders[wanted]))
+        yield ready
 
 
 def _files(spec: RunSpec) -> tuple[str, str, str, str]:
