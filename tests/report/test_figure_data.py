@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from evenkeel.report._figure_data import loss_curves, loss_range, strip
+from evenkeel.report._figure_data import loss_curves, strip, value_range
 from evenkeel.report._results import cells
 
 
@@ -32,7 +32,7 @@ def test_losses_share_an_axis_of_steps(make_cell) -> None:
     np.testing.assert_allclose(median, [0.65, nan, 0.55, 0.2])  # of the runs that did not fail
     np.testing.assert_array_equal(low, [0.6, nan, 0.5, 0.1])
     np.testing.assert_array_equal(high, [0.7, nan, 0.6, 0.3])
-    assert loss_range([curves]) == (0.1, 0.9)
+    assert value_range([curves.losses]) == (0.1, 0.9)
 
 
 def test_losses_of_failed_runs_alone_have_no_median(make_cell) -> None:
@@ -43,6 +43,6 @@ def test_losses_of_failed_runs_alone_have_no_median(make_cell) -> None:
 def test_no_log_at_all(make_cell) -> None:
     curves = loss_curves(*make_cell([0.5, 0.7], log=[None, log([], [])]))
     assert (curves.steps, curves.unlogged) == ((), 2)
-    assert loss_range([curves]) is None
-    assert loss_range([]) is None
+    assert value_range([curves.losses]) is None
+    assert value_range([]) is None
     assert [part.shape for part in curves.summary()] == [(0,)] * 3

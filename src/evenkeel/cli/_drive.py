@@ -17,7 +17,7 @@ from evenkeel.cli._console import console, interruptible
 from evenkeel.cli._standing import WITH_RESULT, Standing
 from evenkeel.cli._words import duration
 from evenkeel.errors import PlanError, unknown_name
-from evenkeel.report import findings, results_table, verdicts, write_report
+from evenkeel.report import findings, progress, results_table, verdicts, write_report
 from evenkeel.study import LOG_FOLDER, Plan, RunRecord, Status, Store, Study, StudyFolder, open_study
 from evenkeel.study.engines import Engine, LocalEngine, RayEngine, Report
 
@@ -90,8 +90,8 @@ def show(plan: Plan, runs: Sequence[RunRecord], page: Path) -> None:
         page: the report.
     """
     console.print(results_table(plan, runs))
-    standing = findings(plan, runs)
-    for sentence in [standing[0], *map(str, verdicts(plan, runs))] if len(plan.expanded_methods()) > 1 else standing:
+    several = len(plan.expanded_methods()) > 1
+    for sentence in [progress(runs), *map(str, verdicts(plan, runs))] if several else findings(plan, runs):
         console.print("-", sentence, markup=False, highlight=False)
     console.print("report:", str(page), soft_wrap=True, markup=False, highlight=False)
 

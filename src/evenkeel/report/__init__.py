@@ -2,7 +2,7 @@
 
 from evenkeel.report._between import BetweenStudies, compare_studies
 from evenkeel.report._export import FORMATS, export_figures
-from evenkeel.report._findings import findings
+from evenkeel.report._findings import findings, progress
 from evenkeel.report._frames import LoadedStudy, load_study
 from evenkeel.report._judge import Judged
 from evenkeel.report._page import write_report, write_report_on_scores
@@ -21,6 +21,7 @@ __all__ = [
     "export_figures",
     "findings",
     "load_study",
+    "progress",
     "results",
     "results_csv",
     "results_latex",

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from evenkeel.measure import half_time
 from evenkeel.partition import ROLES
-from evenkeel.report._figure_data import Floats, tables_of
+from evenkeel.report._figure_data import Floats, floats, tables_of
 from evenkeel.report._results import Cell
 from evenkeel.study import StudyFolder
 
@@ -212,16 +212,12 @@ def _measured(table: pa.Table) -> _Found:
     found: dict[str, Mapping[Place, Floats]] = {}
     for key, measure in MEASURES.items():
         if set(measure.columns) <= set(table.column_names):
-            values = measure.values({name: _floats(table, name) for name in measure.columns})
+            values = measure.values({name: floats(table, name) for name in measure.columns})
             counted = np.array([measure.kinds is None or kind in measure.kinds for kind in kinds])[codes]
             found[key] = _by_place(np.where(counted, values, np.nan), codes, part, places)
     if "rms_change" in table.column_names:
-        found["half_time"] = _half_times(_floats(table, "rms_change"), codes, steps, places, kinds)
+        found["half_time"] = _half_times(floats(table, "rms_change"), codes, steps, places, kinds)
     return found
-
-
-def _floats(table: pa.Table, name: str) -> Floats:
-    return np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _by_place(values: Floats, codes: Floats, part: Floats, places: Sequence[Place]) -> dict[Place, Floats]:

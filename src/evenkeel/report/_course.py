@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 
-from evenkeel.report._figure_data import Floats, tables_of
+from evenkeel.report._figure_data import Floats, floats, summary, tables_of
 from evenkeel.report._results import Cell
-from evenkeel.report._style import BAD, BAND, GOOD, GREY, blank, label, plain
+from evenkeel.report._style import BAD, GOOD, GREY, add_band, blank, label, plain
 from evenkeel.study import StudyFolder
 
 __all__ = ["Course", "draw_course", "score_course"]
@@ -50,9 +49,7 @@ def score_course(cell: Cell, folder: StudyFolder) -> Course:
     scores = np.full((len(tables), len(steps)), np.nan)
     ends = set[int]()
     for row, (_, table) in zip(scores, tables, strict=True):
-        row[np.searchsorted(steps, table["step"].to_numpy())] = np.asarray(
-            table["score"].to_numpy(zero_copy_only=False), dtype=np.float64
-        )
+        row[np.searchsorted(steps, table["step"].to_numpy())] = floats(table, "score")
         phases = table["phase"].to_pylist()
         ends |= {
             step
@@ -91,14 +88,8 @@ def draw_course(
     steps, failed = list(course.steps), np.asarray(course.failed, dtype=bool)
     kept = course.scores[~failed]
     if len(kept):
-        low, median, high = np.nanquantile(kept, [0, 0.5, 1], axis=0)
-        for edge, filled in ((low, None), (high, "tonexty")):
-            figure.add_trace(
-                go.Scatter(
-                    x=steps, y=plain(edge), mode="lines", line={"width": 0}, fill=filled, fillcolor=BAND,
-                    hoverinfo="skip", name="range of successful runs",
-                )
-            )  # fmt: skip
+        median, low, high = summary(kept)
+        add_band(figure, steps, low, high, name="range of successful runs")
         figure.add_trace(
             go.Scatter(
                 x=steps, y=plain(median), mode="lines+markers", line={"color": GOOD, "width": 2.2},
@@ -126,10 +117,3 @@ def draw_course(
             showarrow=False,
         )
     return figure
-
-
-def span_of(courses: Sequence[Course]) -> tuple[float, float] | None:
-    """Return the range that the scores of several methods share; None where there are none."""
-    values = np.concatenate([np.empty(0), *(course.scores.ravel() for course in courses)])
-    values = values[np.isfinite(values)]
-    return (float(values.min()), float(values.max())) if values.size else None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from evenkeel.report._figure_data import floats
 from evenkeel.report._results import Cell
 from evenkeel.study import RunRecord, StudyFolder, size
 
@@ -85,7 +86,7 @@ def _curves(run: RunRecord, folder: StudyFolder) -> dict[str, Any]:
     norms = _table(folder, run, "telemetry")
     if norms is not None:
         steps, place = np.unique(norms["step"].to_numpy(), return_inverse=True)
-        values = np.nan_to_num(np.asarray(norms["norm"].to_numpy(zero_copy_only=False), dtype=np.float64))
+        values = np.nan_to_num(floats(norms, "norm"))
         with np.errstate(over="ignore"):
             totals = np.sqrt(np.bincount(place, weights=values**2))
         found["norm"] = _rounded(steps.tolist(), totals.tolist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evenkeel.report._results import Cell
 from evenkeel.study import RunRecord, StudyFolder
 
-__all__ = ["Floats", "LossCurves", "Strip", "loss_curves", "loss_range", "strip", "tables_of"]
+__all__ = ["Floats", "LossCurves", "Strip", "floats", "loss_curves", "strip", "summary", "tables_of", "value_range"]
 
 Floats = NDArray[np.float64]
 
@@ -58,12 +58,35 @@ class LossCurves:
 
     def summary(self) -> tuple[Floats, Floats, Floats]:
         """Return median, lowest and highest loss of the runs that did not fail, shape ``[S]`` each; NaN where none."""
-        kept = self.losses[~np.asarray(self.failed, dtype=bool)]
-        low, middle, high = np.full((3, len(self.steps)), np.nan)
-        logged = np.isfinite(kept).any(axis=0)
-        if logged.any():
-            low[logged], middle[logged], high[logged] = np.nanquantile(kept[:, logged], [0, 0.5, 1], axis=0)
-        return middle, low, high
+        return summary(self.losses[~np.asarray(self.failed, dtype=bool)])
+
+
+def floats(table: pa.Table, name: str) -> Floats:
+    """Return a column of numbers as floats, NaN where there is none."""
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def summary(curves: Floats) -> tuple[Floats, Floats, Floats]:
+    """Sum up curves.
+
+    Args:
+        curves: shape ``[R, S]``, NaN where a run has no value.
+
+    Returns:
+        Median, lowest and highest value, shape ``[S]`` each; NaN where none has a value.
+    """
+    low, middle, high = np.full((3, curves.shape[1]), np.nan)
+    there = np.isfinite(curves).any(axis=0)
+    if there.any():
+        low[there], middle[there], high[there] = np.nanquantile(curves[:, there], [0, 0.5, 1], axis=0)
+    return middle, low, high
+
+
+def value_range(arrays: Iterable[Floats]) -> tuple[float, float] | None:
+    """Return the lowest and the highest value of all arrays, or None where there are none."""
+    values = np.concatenate([np.empty(0), *(array.ravel() for array in arrays)])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else None
 
 
 def strip(cell: Cell) -> Strip:
@@ -116,10 +139,3 @@ def tables_of(cell: Cell, folder: StudyFolder, name: str) -> list[tuple[RunRecor
     """
     found = [(run, folder.read_run(run.id, name)) for run in cell.finished]
     return [(run, table) for run, table in found if table is not None and table.num_rows]
-
-
-def loss_range(curves: Sequence[LossCurves]) -> tuple[float, float] | None:
-    """Return the range that the losses of several methods share, or None where there are none."""
-    values = np.concatenate([np.empty(0), *(curve.losses.ravel() for curve in curves)])
-    values = values[np.isfinite(values)]
-    return (float(values.min()), float(values.max())) if values.size else None

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from evenkeel.report._figure_data import LossCurves, Strip
-from evenkeel.report._style import BAD, BAND, FAINT, GOOD, GREY, MARGIN, blank, label, plain
+from evenkeel.report._style import BAD, FAINT, GOOD, GREY, MARGIN, add_band, blank, label, plain
 
 __all__ = ["draw_losses", "draw_scores"]
 
@@ -64,12 +64,7 @@ def draw_losses(curves: LossCurves, *, span: tuple[float, float]) -> go.Figure:
     )
     steps = list(curves.steps)
     median, low, high = curves.summary()
-    for edge, filled in ((low, None), (high, "tonexty")):
-        figure.add_trace(
-            go.Scatter(
-                x=steps, y=plain(edge), mode="lines", line={"width": 0}, fill=filled, fillcolor=BAND, hoverinfo="skip"
-            )
-        )
+    add_band(figure, steps, low, high)
     for losses, failed, seed in zip(curves.losses, curves.failed, curves.seeds, strict=True):
         if failed:
             line = {"color": BAD, "dash": "dot", "width": 1.2}

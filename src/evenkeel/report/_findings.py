@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from evenkeel.report._judge import ALPHA, FEWEST, FEWEST_FOR_INTERVALS, Judged, judge
-from evenkeel.report._results import Cell, cells, groups
+from evenkeel.report._judge import ALPHA, FEWEST, FEWEST_FOR_INTERVALS, Family, Judged, families
+from evenkeel.report._results import Cell, cells
 from evenkeel.report._words import number, p_value, percent, standing
 from evenkeel.stats import Comparison, PairedComparison, wilson
 from evenkeel.study import Plan, RunRecord
 
-__all__ = ["Finding", "find", "findings", "how_tested"]
+__all__ = ["Finding", "find", "findings", "how_tested", "progress"]
 
 NOT_SHOWN = "not shown to differ"
 
@@ -57,23 +56,26 @@ def findings(plan: Plan, runs: Iterable[RunRecord]) -> list[str]:
         >>> findings(Plan(tasks=[{"name": "rte"}], seeds=3), [])
         ['No run was started yet.']
     """
-    return [str(finding) for finding in find(plan, runs)]
+    runs = list(runs)
+    return [str(finding) for finding in find(runs, families(cells(plan, runs)))]
 
 
-def find(plan: Plan, runs: Iterable[RunRecord]) -> list[Finding]:
+def find(runs: Sequence[RunRecord], judged: Sequence[Family]) -> list[Finding]:
     """Return what ``findings`` says, with the place that each sentence is about.
 
     Args:
-        plan: the plan.
-        runs: the runs of its store.
+        runs: the runs of a study.
+        judged: their comparisons.
 
     Returns:
         The findings.
     """
-    runs = list(runs)
-    found = [Finding(text=_progress(runs))]
-    for _, of_task in itertools.groupby(cells(plan, runs), key=lambda cell: cell.task):
-        found += _of_task(list(of_task))
+    found = [Finding(text=progress(runs))]
+    for family in judged:
+        found.append(Finding(where=family.where, about=family.base.method, text=_alone(family.base)))
+        for one in family.judged:
+            about = f"{one.other.method} against {one.base.method}"
+            found += [Finding(where=family.where, about=about, text=text) for text in _compared(one)]
     return found
 
 
@@ -91,27 +93,21 @@ def how_tested() -> str:
     )
 
 
-def _progress(runs: Sequence[RunRecord]) -> str:
+def progress(runs: Sequence[RunRecord]) -> str:
+    """Say how many runs have a result.
+
+    Args:
+        runs: the runs of a study.
+
+    Returns:
+        A sentence.
+    """
     done = sum(run.finished for run in runs)
     if not runs:
         return "No run was started yet."
     if done == len(runs):
         return f"All {done} runs have a result." if done > 1 else "The only run has a result."
     return f"{done} of {len(runs)} runs have a result ({standing(runs)}); what is found here may still change."
-
-
-def _of_task(members: Sequence[Cell]) -> list[Finding]:
-    """Compare on one task; the comparisons with all its models are adjusted together."""
-    families = [(f"{task}, {model}", group) for task, model, group in groups(members)]
-    judged = judge([(group[0], other) for _, group in families for other in group[1:]])
-    found = []
-    for where, group in families:
-        found.append(Finding(where=where, about=group[0].method, text=_alone(group[0])))
-        for one in judged:
-            if one.base is group[0]:
-                about = f"{one.other.method} against {one.base.method}"
-                found += [Finding(where=where, about=about, text=text) for text in _compared(one)]
-    return found
 
 
 def _alone(cell: Cell) -> str:

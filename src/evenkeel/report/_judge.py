@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from evenkeel.report._results import Cell
+from evenkeel.report._results import Cell, groups
 from evenkeel.stats import (
     Comparison,
     PairedComparison,
@@ -19,7 +20,7 @@ from evenkeel.stats import (
     runs_needed,
 )
 
-__all__ = ["ALPHA", "FEWEST", "FEWEST_FOR_INTERVALS", "MOST", "Judged", "Verdict", "judge"]
+__all__ = ["ALPHA", "FEWEST", "FEWEST_FOR_INTERVALS", "MOST", "Family", "Judged", "Verdict", "families", "judge"]
 
 ALPHA = 0.05
 FEWEST = 5  # runs of each method, below which nothing is tested
@@ -107,6 +108,40 @@ class Judged:
         if min(map(len, found)) < FEWEST:
             return None
         return runs_needed(*found, of, paired=self.paired, alpha=ALPHA / self.comparisons, most=MOST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The methods of one task and model against the first one.
+
+    Attributes:
+        where: task and model.
+        base: the first method.
+        judged: the others, in order.
+    """
+
+    where: str
+    base: Cell
+    judged: tuple[Judged, ...]
+
+
+def families(found: Iterable[Cell]) -> list[Family]:
+    """Compare each method with the first one; the comparisons on a task are paid for together, with all its models.
+
+    Args:
+        found: the cells of a study, in order.
+
+    Returns:
+        One for each task and model.
+    """
+    made = []
+    for _, of_task in itertools.groupby(found, key=lambda cell: cell.task):
+        members = [(f"{task}, {model}", group) for task, model, group in groups(list(of_task))]
+        judged = judge([(group[0], other) for _, group in members for other in group[1:]])
+        for where, group in members:
+            against = tuple(one for one in judged if one.base is group[0])
+            made.append(Family(where=where, base=group[0], judged=against))
+    return made
 
 
 def judge(candidates: Sequence[tuple[Cell, Cell]]) -> list[Judged]:

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from evenkeel.report._component_maps import ComponentMap
-from evenkeel.report._figure_data import Floats
+from evenkeel.report._figure_data import Floats, value_range
 from evenkeel.report._style import COLOURS, blank, label
 
 __all__ = ["colour_span", "draw_map", "sparse"]
@@ -58,11 +58,7 @@ def colour_span(maps: Sequence[ComponentMap]) -> tuple[float, float]:
     Returns:
         Lowest and highest value; 0 and 1 where there are none.
     """
-    values = np.concatenate([part.ravel() for one in maps for part in (one.failed, one.successful)] or [np.empty(0)])
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return 0.0, 1.0
-    low, high = float(values.min()), float(values.max())
+    low, high = value_range(part for one in maps for part in (one.failed, one.successful)) or (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 

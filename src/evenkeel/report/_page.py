@@ -14,6 +14,7 @@ from markupsafe import Markup
 from evenkeel.errors import ReportError
 from evenkeel.report._drill import drill
 from evenkeel.report._findings import Finding, find, how_tested
+from evenkeel.report._judge import families
 from evenkeel.report._results import Cell, cells, groups, results
 from evenkeel.report._scores_file import read_scores
 from evenkeel.report._tables import (
@@ -25,7 +26,7 @@ from evenkeel.report._tables import (
     table_title,
     texts,
 )
-from evenkeel.report._verdicts import MethodVerdict, verdicts
+from evenkeel.report._verdicts import MethodVerdict, verdicts_of
 from evenkeel.report._words import last_line, number, ranges, standing
 from evenkeel.study import Plan, RunRecord, StudyFolder, open_study
 
@@ -124,6 +125,7 @@ def _page(
     from evenkeel.report._stability import stabilities
 
     found = cells(plan, runs)
+    judged = families(found)
     loader = PackageLoader("evenkeel.report")
     templates = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -135,8 +137,8 @@ def _page(
         what=what,
         refresh=refresh,
         first=plan.expanded_methods()[0],
-        verdicts=_by_place(verdicts(plan, runs)),
-        findings=_grouped(find(plan, runs)),
+        verdicts=_by_place(verdicts_of(judged)),
+        findings=_grouped(find(runs, judged)),
         how_tested=how_tested(),
         headings=HEADINGS,
         tables=_tables(plan, runs),

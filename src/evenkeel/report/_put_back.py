@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from evenkeel.report._figure_data import Floats, tables_of
+from evenkeel.report._figure_data import Floats, summary, tables_of
 from evenkeel.report._results import Cell
-from evenkeel.report._style import BAD, BAND, GOOD, blank, label, plain
+from evenkeel.report._style import BAD, BAND, GOOD, add_band, blank, label, plain
 from evenkeel.study import StudyFolder
 
 __all__ = ["draw_put_back", "put_back"]
@@ -59,15 +59,9 @@ def draw_put_back(scores: Floats, failed: Sequence[bool], *, metric: str) -> go.
         kept = scores[chosen]
         if not len(kept) or not np.isfinite(kept).any():
             continue
-        low, median, high = np.nanquantile(kept, [0, 0.5, 1], axis=0)
+        median, low, high = summary(kept)
         layers = list(range(scores.shape[1]))
-        for edge, filled in ((low, None), (high, "tonexty")):
-            figure.add_trace(
-                go.Scatter(
-                    x=layers, y=plain(edge), mode="lines", line={"width": 0}, fill=filled, fillcolor=band,
-                    hoverinfo="skip", name=f"range of {name} runs",
-                )
-            )  # fmt: skip
+        add_band(figure, layers, low, high, colour=band, name=f"range of {name} runs")
         figure.add_trace(
             go.Scatter(
                 x=layers, y=plain(median), mode="lines+markers", line={"color": colour, "dash": dash, "width": 2},

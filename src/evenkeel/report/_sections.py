@@ -14,8 +14,8 @@ from markupsafe import Markup
 from evenkeel.report._agreement import Agreement, agreement
 from evenkeel.report._budgets import draw_budgets
 from evenkeel.report._component_maps import HALF_TIME, MEASURES, ComponentMap, component_maps
-from evenkeel.report._course import Course, draw_course, score_course, span_of
-from evenkeel.report._figure_data import LossCurves, loss_curves, loss_range, strip
+from evenkeel.report._course import Course, draw_course, score_course
+from evenkeel.report._figure_data import LossCurves, loss_curves, strip, value_range
 from evenkeel.report._figures import draw_losses, draw_scores
 from evenkeel.report._map_figures import colour_span, draw_map, sparse
 from evenkeel.report._phases import CHANGES, draw_phase_drift, phase_drift
@@ -121,7 +121,8 @@ def section(task: str, model: str, members: Sequence[Cell], folder: StudyFolder)
     curves = [loss_curves(cell, folder) for cell in members]
     courses = [score_course(cell, folder) for cell in members]
     maps = component_maps(members, folder)
-    losses, scores = loss_range(curves), span_of(courses)
+    losses = value_range(curve.losses for curve in curves)
+    scores = value_range(course.scores for course in courses)
     rows = maps[0][0].rows if maps and maps[0] else ()
     finished, recorded = sum(len(cell.finished) for cell in members), _recorded(maps)
     return Section(

@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.colors
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-__all__ = ["BAD", "BAND", "COLOURS", "DASHES", "FAINT", "GOOD", "GREY", "HUES", "MARGIN", "blank", "label", "plain"]
+__all__ = [
+    "BAD",
+    "BAND",
+    "COLOURS",
+    "DASHES",
+    "FAINT",
+    "GOOD",
+    "GREY",
+    "HUES",
+    "MARGIN",
+    "add_band",
+    "blank",
+    "label",
+    "plain",
+]
 
 GOOD, BAD = "#0072B2", "#D55E00"
 BAND = "rgba(0, 114, 178, 0.22)"
@@ -60,6 +75,34 @@ def blank(**layout: Any) -> go.Figure:
     }
     given = {name: layout.pop(name, {}) for name in ("xaxis", "yaxis")}
     return go.Figure(layout={**base, **layout, **{name: {**axis, **own} for name, own in given.items()}})
+
+
+def add_band(
+    figure: go.Figure,
+    x: Sequence[int],
+    low: NDArray[Any],
+    high: NDArray[Any],
+    *,
+    colour: str = BAND,
+    name: str | None = None,
+) -> None:
+    """Fill what lies between two curves.
+
+    Args:
+        figure: the figure.
+        x: where the curves have values.
+        low: the lower one; NaN leaves a gap.
+        high: the upper one.
+        colour: of the band.
+        name: what the curves are called in files.
+    """
+    for edge, filled in ((low, None), (high, "tonexty")):
+        figure.add_trace(
+            go.Scatter(
+                x=list(x), y=plain(edge), mode="lines", line={"width": 0}, fill=filled, fillcolor=colour,
+                hoverinfo="skip", name=name,
+            )
+        )  # fmt: skip
 
 
 def plain(values: NDArray[Any]) -> list[float | None]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evenkeel.report._judge import FEWEST, MOST, Judged, judge
-from evenkeel.report._results import Cell, cells, groups
+from evenkeel.report._judge import FEWEST, MOST, Family, Judged, families
+from evenkeel.report._results import Cell, cells
 from evenkeel.report._words import number, p_value
 from evenkeel.stats import describe
 from evenkeel.study import Plan, RunRecord
 
-__all__ = ["MethodVerdict", "verdicts"]
+__all__ = ["MethodVerdict", "verdicts", "verdicts_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +49,19 @@ def verdicts(plan: Plan, runs: Iterable[RunRecord]) -> list[MethodVerdict]:
     Returns:
         One for each task, model and method but the first.
     """
-    found = []
-    for _, of_task in itertools.groupby(cells(plan, runs), key=lambda cell: cell.task):
-        families = [(f"{task}, {model}", group) for task, model, group in groups(list(of_task))]
-        judged = judge([(group[0], other) for _, group in families for other in group[1:]])
-        for where, group in families:
-            found += [_verdict(where, one) for one in judged if one.base is group[0]]
-    return found
+    return verdicts_of(families(cells(plan, runs)))
+
+
+def verdicts_of(judged: Sequence[Family]) -> list[MethodVerdict]:
+    """Return what ``verdicts`` says, of comparisons that were made.
+
+    Args:
+        judged: the comparisons.
+
+    Returns:
+        One for each task, model and method but the first.
+    """
+    return [_verdict(family.where, one) for family in judged for one in family.judged]
 
 
 @dataclass(frozen=True, kw_only=True)
