@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,18 +34,15 @@ def compare(
         )
     for text in found.differences:
         console.print(f"not the same: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("method", overflow="fold")
-    for heading in ("first", "second", "difference", "std ratio", "failed", "verdict"):
-        table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
-    where = ""
-    for one in found.judged:
-        place = f"{one.base.task}, {one.base.model}"
-        if place != where:
-            where = place
-            table.add_row(Text(place, style="bold"))
-        table.add_row(*map(Text, _texts(one)))
-    console.print(table)
+    for place, judged in itertools.groupby(found.judged, key=lambda one: f"{one.base.task}, {one.base.model}"):
+        console.print(Text(place, style="bold"))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("method", overflow="fold")
+        for heading in ("first", "second", "difference", "std ratio", "failed", "verdict"):
+            table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
+        for one in judged:
+            table.add_row(*map(Text, _texts(one)))
+        console.print(table)
     for study, titles in zip(("first", "second"), found.only, strict=True):
         for title in titles:
             console.print(f"only in the {study}: {title}", style="dim", markup=False, highlight=False, soft_wrap=True)
