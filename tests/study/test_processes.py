@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -372,16 +371,6 @@ def test_a_few_steps_tell_what_it_takes(make_plan: MakePlan) -> None:
     found = calibrate(job_of(make_plan(resources=TWO)))
     assert found.step_seconds > 0
     assert found.memory > 0
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where processes keep their scratch folders: one for each is there while they train."""
-    path = tmp_path / "scratch"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return path
 
 
 def ranks(scratch: Path, before: set[int]) -> list[int]:

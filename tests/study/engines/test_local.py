@@ -3,7 +3,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,16 +24,6 @@ LONG = {"epochs": 100_000.0, "record_every": 1_000_000}
 def _nobody_elses_workers() -> None:
     while multiprocessing.active_children():  # of the test before: they are told to end, and take a moment
         time.sleep(0.05)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where workers keep the scratch folders of their runs: one is there while a run trains."""
-    path = tmp_path / "scratch"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return path
 
 
 def kill_in_mid_run(scratch: Path, deaths: int) -> threading.Thread:
