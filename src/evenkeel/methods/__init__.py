@@ -24,6 +24,7 @@ from evenkeel.methods.global_clip import GlobalClipping
 from evenkeel.methods.gradual_unfreezing import GradualUnfreezing
 from evenkeel.methods.head_only import HeadOnly
 from evenkeel.methods.hype import HyPe
+from evenkeel.methods.lamb import LayerAdaptiveMoments
 from evenkeel.methods.llrd import LayerWiseDecay
 from evenkeel.methods.lnsr import LNSR
 from evenkeel.methods.lora import LowRankAdaptation
@@ -62,6 +63,7 @@ __all__ = [
     "GradualUnfreezing",
     "HeadOnly",
     "HyPe",
+    "LayerAdaptiveMoments",
     "LayerWiseDecay",
     "LowRankAdaptation",
     "Method",
