@@ -36,6 +36,7 @@ from evenkeel.methods.r_drop import RDrop
 from evenkeel.methods.reinit import Reinit
 from evenkeel.methods.sam import SharpnessAwareMinimization
 from evenkeel.methods.smart import Smart
+from evenkeel.methods.spamp import GradientShaping
 from evenkeel.methods.stable_adamw import StableUpdate
 from evenkeel.methods.swa import StochasticWeightAveraging
 from evenkeel.methods.warmup import Warmup
@@ -60,6 +61,7 @@ __all__ = [
     "ExponentialMovingAverage",
     "FullFineTuning",
     "GlobalClipping",
+    "GradientShaping",
     "GradualUnfreezing",
     "HeadOnly",
     "HyPe",
