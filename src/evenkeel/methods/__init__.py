@@ -21,6 +21,7 @@ from evenkeel.methods.decay_to_pretrained import DecayToPretrained
 from evenkeel.methods.ema import ExponentialMovingAverage
 from evenkeel.methods.full import FullFineTuning
 from evenkeel.methods.global_clip import GlobalClipping
+from evenkeel.methods.gradient_stabilizer import GradientStabilizer
 from evenkeel.methods.gradual_unfreezing import GradualUnfreezing
 from evenkeel.methods.head_only import HeadOnly
 from evenkeel.methods.hype import HyPe
@@ -62,6 +63,7 @@ __all__ = [
     "FullFineTuning",
     "GlobalClipping",
     "GradientShaping",
+    "GradientStabilizer",
     "GradualUnfreezing",
     "HeadOnly",
     "HyPe",
