@@ -17,6 +17,7 @@ from evenkeel.methods.bitfit import BitFit
 from evenkeel.methods.child_tuning_d import ChildTuningD
 from evenkeel.methods.child_tuning_f import ChildTuningF
 from evenkeel.methods.component_clip import ComponentClipping
+from evenkeel.methods.component_update_clip import ComponentUpdateClipping
 from evenkeel.methods.decay_to_pretrained import DecayToPretrained
 from evenkeel.methods.ema import ExponentialMovingAverage
 from evenkeel.methods.full import FullFineTuning
@@ -57,6 +58,7 @@ __all__ = [
     "ChildTuningF",
     "Clipping",
     "ComponentClipping",
+    "ComponentUpdateClipping",
     "DecayToPretrained",
     "Description",
     "ExponentialMovingAverage",

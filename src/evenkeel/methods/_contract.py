@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from evenkeel.clipping import ClipResult, MaxNorm, applicable, clip_grad_norm_
 from evenkeel.methods._session import Session
 from evenkeel.methods._setting import Setting
+from evenkeel.optim import MaxUpdate
 from evenkeel.partition import Component, Components
 
 __all__ = ["Clipping", "Method", "Owned", "Phase", "Recipe", "Touched"]
@@ -45,10 +46,13 @@ class Clipping:
     Attributes:
         parts: the components.
         max_norm: the norm that each may have, see :func:`evenkeel.clip_grad_norm_`.
+        max_update: how far a step may take each, see :class:`evenkeel.optim.UpdateLimit`; None for any distance. A
+            method that limits steps owns ``"update"`` too.
     """
 
     parts: Components
     max_norm: MaxNorm
+    max_update: MaxUpdate | None = None
 
     def clip(self) -> ClipResult:
         """Clip the gradients in place; patterns that fit nothing of what is trained now are passed over."""

@@ -4,6 +4,16 @@ from evenkeel.optim._clipped import clipped
 from evenkeel.optim._clipped_adamw import ClippedAdamW
 from evenkeel.optim._in_backward import InBackward, step_in_backward
 from evenkeel.optim._lamb import Lamb
+from evenkeel.optim._max_update import MaxUpdate, UpdateLimit
 from evenkeel.optim._stable_adamw import StableAdamW
 
-__all__ = ["ClippedAdamW", "InBackward", "Lamb", "StableAdamW", "clipped", "step_in_backward"]
+__all__ = [
+    "ClippedAdamW",
+    "InBackward",
+    "Lamb",
+    "MaxUpdate",
+    "StableAdamW",
+    "UpdateLimit",
+    "clipped",
+    "step_in_backward",
+]

@@ -28,6 +28,8 @@ from evenkeel.errors import OptimizerError
 from evenkeel.optim._groups import Given, as_groups
 from evenkeel.optim._jobs import find_jobs
 from evenkeel.optim._lists import Lists, lists_of, update_by_torch
+from evenkeel.optim._max_update import MaxUpdate, as_limit
+from evenkeel.optim._on_zeros import OnZeros
 from evenkeel.optim._settings import Settings
 from evenkeel.optim._states import keep_threshold, refuse_copy
 from evenkeel.optim._way import Clip, Way
@@ -61,9 +63,20 @@ class ClippedAdamW(AdamW):
     ``"threshold"``, which torch's passes over. Components may have parameters in several groups, each of which is
     updated as its group says.
 
+    With ``max_update`` a step changes no component by more than a share of its weights' norm, see
+    :class:`UpdateLimit`. What is measured is Adam's step, and weight decay gives way with it:
+
+    .. math::
+
+        u = \frac{\hat m}{\sqrt{\hat v} + \epsilon}, \qquad
+        k_c = \min\left(1, \frac{r_c (\lVert p_c \rVert + f \sqrt{n_c})}{\lVert \eta u \rVert_c}\right), \qquad
+        p \leftarrow p - k_c \eta \lambda p - k_c \eta u
+
     Attributes:
         parts: the components.
         last: what the latest step clipped; None before the first.
+        last_update: the norms of the latest step's changes, what was allowed, and the coefficients :math:`k_c`; None
+            before the first, and without ``max_update``. ``ClipStatistics.update`` takes it.
 
     Source: Yang & Ma 2022, arXiv 2210.10325, section 4; Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2;
         without bias correction Devlin et al. 2019, arXiv 1810.04805.
@@ -87,6 +100,7 @@ class ClippedAdamW(AdamW):
         amsgrad: bool = False,
         *,
         max_norm: MaxNorm,
+        max_update: MaxUpdate | None = None,
         parts: Components | None = None,
         norm_type: float = 2.0,
         nonfinite: Nonfinite = "propagate",
@@ -109,6 +123,9 @@ class ClippedAdamW(AdamW):
             weight_decay: decoupled, per unit of the learning rate.
             amsgrad: keep the largest second moment.
             max_norm: the norm that a component's gradient may have, see :func:`evenkeel.clip_grad_norm_`.
+            max_update: the norm that a step may have, relative to the component's weights: a number, numbers by role
+                or pattern, or an :class:`UpdateLimit`; None for any. It costs passes over the weights and memory for
+                one more copy of them while the step is made.
             parts: the components, where ``params`` are parameters.
             norm_type: order of the norm; positive, may be ``inf``.
             nonfinite: what to do with a component whose norm is NaN or infinite. ``"zero"``: its gradient counts as
@@ -124,9 +141,9 @@ class ClippedAdamW(AdamW):
 
         Raises:
             ComponentError: if there are no parameters, or one belongs to no component.
-            ThresholdError: if ``max_norm`` is no threshold for these components.
+            ThresholdError: if ``max_norm`` is no threshold for these components, or ``max_update`` no limit.
             GradientError: if ``norm_type`` or ``nonfinite`` is unknown.
-            OptimizerError: if ``differentiable`` is asked for.
+            OptimizerError: if ``differentiable`` is asked for, or ``max_update`` beside ``group``.
             ValueError: from torch, if another value is out of range.
         """
         if differentiable:
@@ -140,6 +157,12 @@ class ClippedAdamW(AdamW):
         check_nonfinite(nonfinite)
         groups, self.parts = as_groups(params, parts)
         as_threshold(max_norm, self.parts)
+        self._limit = as_limit(max_update, self.parts)
+        if self._limit is not None and group is not None:
+            raise OptimizerError(
+                "ClippedAdamW was given max_update and the ranks of a pipeline's stages, and a step is limited within "
+                "one stage alone, where weights that stages share would drift apart; leave one of them out"
+            )
         self._threshold = max_norm
         self._norm_type, self._nonfinite, self._stages = norm_type, nonfinite, group
         self._shared = group is not None or any(piece.spread() for part in self.parts for piece in part.pieces)
@@ -147,7 +170,9 @@ class ClippedAdamW(AdamW):
         self._on_gpu = OnGpu()
         self._own: tuple[int, Components] | None = None
         self._ready = False
+        self._begun: list[float | Tensor] = []  # the learning rate that each group was given
         self.last: ClipResult | None = None
+        self.last_update: ClipResult | None = None
         super().__init__(
             groups,
             lr,
@@ -179,6 +204,8 @@ class ClippedAdamW(AdamW):
         if self._ready:
             (param_group,), _ = as_groups([param_group], self.parts)
         super().add_param_group(param_group)
+        rate = self.param_groups[-1]["lr"]
+        self._begun.append(rate.clone() if isinstance(rate, Tensor) else rate)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -205,11 +232,24 @@ class ClippedAdamW(AdamW):
         if missing and not self._shared:  # where it is, the others wait for this rank's part of their norms
             return loss
         lists = [lists_of(self, group) for group in self.param_groups]
-        if not (self._kernels_wanted() and self._by_kernels(lists, scale, found_inf)):
-            self._by_torch(lists, scale, found_inf)
+        if self._limit is None:
+            self._update(self.param_groups, lists, scale, found_inf)
+            return loss
+        beside = OnZeros.of(self._trained(), self._limit, self.param_groups, lists, self._begun)
+        self._update(beside.groups, beside.lists, scale, found_inf)
+        self.last_update = beside.apply(found_inf)
         return loss
 
-    def _by_torch(self, lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update(
+        self, groups: list[dict[str, Any]], lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
+        """Clip, and update the targets of ``lists``."""
+        if not (self._kernels_wanted() and self._by_kernels(groups, lists, scale, found_inf)):
+            self._by_torch(groups, lists, scale, found_inf)
+
+    def _by_torch(
+        self, groups: list[dict[str, Any]], lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
         """Clip in place, then update."""
         grads = [grad for one in lists for grad in one.grads]
         if scale is not None:
@@ -220,7 +260,7 @@ class ClippedAdamW(AdamW):
             self.last = clip_grad_norm_(parts, max_norm, self._norm_type, self._nonfinite, group=self._stages)
         for one in lists:  # clipping may have put others in the place of some
             one.grads[:] = [cast(Tensor, parameter.grad) for parameter in one.params]
-        for group, one in zip(self.param_groups, lists, strict=True):
+        for group, one in zip(groups, lists, strict=True):
             if one.params:
                 update_by_torch(group, one, correct_bias=self._correct_bias, found_inf=found_inf)
 
@@ -232,12 +272,14 @@ class ClippedAdamW(AdamW):
         # A coefficient for every row is none for a component.
         return not (isinstance(self._threshold, WeightRelative) and self._threshold.per == "row")
 
-    def _by_kernels(self, lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None) -> bool:
+    def _by_kernels(
+        self, groups: list[dict[str, Any]], lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None
+    ) -> bool:
         """Update by coefficients, in one pass where these are known as soon as a gradient was read; or say no."""
         way = self._way()
         if way is None:
             return False
-        settings = Settings.of(self.param_groups, lists, correct_bias=self._correct_bias)
+        settings = Settings.of(groups, lists, correct_bias=self._correct_bias)
         parts = self._trained()
         jobs = find_jobs(parts, lists, settings.places, way.reads)
         if jobs is None or not way.takes(jobs):

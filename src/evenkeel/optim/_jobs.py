@@ -55,9 +55,9 @@ def find_jobs(
         The jobs; None where some tensor is not for the kernels.
     """
     own = {
-        id(tensors[0]): tensors
+        id(parameter): tensors
         for one in lists
-        for tensors in zip(one.params, one.grads, one.exp_avgs, one.exp_avg_sqs, strict=True)
+        for parameter, *tensors in zip(one.params, one.targets, one.grads, one.exp_avgs, one.exp_avg_sqs, strict=True)
     }
     jobs = Jobs()
     for owner, piece, parameter, plain in _places(parts):

@@ -20,6 +20,7 @@ class Lists:
 
     Attributes:
         params: the parameters.
+        targets: what the update is written to: the parameters, or what stands in their place.
         grads: their gradients.
         exp_avgs: first moments.
         exp_avg_sqs: second moments.
@@ -29,6 +30,7 @@ class Lists:
     """
 
     params: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
     exp_avgs: list[Tensor] = field(default_factory=list)
     exp_avg_sqs: list[Tensor] = field(default_factory=list)
@@ -50,7 +52,7 @@ def lists_of(optimizer: AdamW, group: dict[str, Any]) -> Lists:
     kept: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
     has_complex = optimizer._init_group(group, *kept)  # type: ignore[no-untyped-call]
     names = ("params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps")
-    return Lists(**dict(zip(names, kept, strict=True)), has_complex=bool(has_complex))
+    return Lists(**dict(zip(names, kept, strict=True)), targets=list(kept[0]), has_complex=bool(has_complex))
 
 
 def update_by_torch(group: dict[str, Any], lists: Lists, *, correct_bias: bool, found_inf: Tensor | None) -> None:
@@ -68,11 +70,11 @@ def update_by_torch(group: dict[str, Any], lists: Lists, *, correct_bias: bool, 
         torch._foreach_add_(lists.state_steps, 1)
     fused = group["fused"]
     free = fused is None and group["foreach"] is None and not group["amsgrad"] and not torch.compiler.is_compiling()
-    four = (lists.params, lists.grads, lists.exp_avgs, lists.exp_avg_sqs)
+    four = (lists.targets, lists.grads, lists.exp_avgs, lists.exp_avg_sqs)
     if free and all(all(map(_is_plain, tensors)) for tensors in four):
         fused = True  # torch would go through the parameters one by one
     adamw(
-        lists.params,
+        lists.targets,
         lists.grads,
         lists.exp_avgs,
         lists.exp_avg_sqs,

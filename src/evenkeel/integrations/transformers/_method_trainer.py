@@ -21,6 +21,7 @@ from evenkeel.integrations.transformers._optimizers import (
     OptimizerKind,
     check_choice,
     clipped_adamw,
+    limited,
     set_rates,
     stepping_in_backward,
     without_correction,
@@ -164,7 +165,7 @@ class MethodTrainer(Trainer):
         elif not correct_bias:
             self.optimizer = without_correction(plain, trained)
         else:
-            self.optimizer = self.mix.optimizer(plain)
+            self.optimizer = limited(self.mix.optimizer(plain), self.mix.clipping(trained))
         return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:

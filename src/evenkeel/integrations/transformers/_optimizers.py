@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +19,15 @@ from evenkeel.methods import Clipping
 from evenkeel.optim import ClippedAdamW, InBackward, step_in_backward
 from evenkeel.partition import Components
 
-__all__ = ["OptimizerKind", "check_choice", "clipped_adamw", "set_rates", "stepping_in_backward", "without_correction"]
+__all__ = [
+    "OptimizerKind",
+    "check_choice",
+    "clipped_adamw",
+    "limited",
+    "set_rates",
+    "stepping_in_backward",
+    "without_correction",
+]
 
 OptimizerKind = Literal["clipped-adamw"]
 
@@ -80,11 +89,31 @@ def clipped_adamw(plain: Optimizer, clipping: Clipping, *, correct_bias: bool = 
     chosen = {name: value for name, value in plain.defaults.items() if name in _OPTIONS}  # schedules ask for the rate
     max_norm = copy.deepcopy(clipping.max_norm)
     return ClippedAdamW(
-        plain.param_groups, parts=clipping.parts, max_norm=max_norm, correct_bias=correct_bias, **chosen
+        plain.param_groups,
+        parts=clipping.parts,
+        max_norm=max_norm,
+        max_update=clipping.max_update,
+        correct_bias=correct_bias,
+        **chosen,
     )
 
 
 _OPTIONS = {"lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "fused", "capturable"}
+
+
+def limited(optimizer: Optimizer, clipping: Clipping) -> Optimizer:
+    """Let an optimizer limit its steps where a method wants that; gradients are clipped before it by somebody else.
+
+    Args:
+        optimizer: the training's optimizer, without state.
+        clipping: what is clipped.
+
+    Returns:
+        The same, where steps may be of any size; in place of AdamW one of the same groups.
+    """
+    if clipping.max_update is None:
+        return optimizer
+    return clipped_adamw(optimizer, replace(clipping, max_norm=math.inf))
 
 
 def stepping_in_backward(plain: Optimizer, clipping: Clipping, args: TrainingArguments) -> InBackward:
