@@ -33,6 +33,7 @@ from evenkeel.methods.lora import LowRankAdaptation
 from evenkeel.methods.mixout import Mixout
 from evenkeel.methods.mosbach import Mosbach
 from evenkeel.methods.noisytune import NoisyTune
+from evenkeel.methods.prodigy import Prodigy
 from evenkeel.methods.r3f import R3F
 from evenkeel.methods.r_drop import RDrop
 from evenkeel.methods.reinit import Reinit
@@ -82,6 +83,7 @@ __all__ = [
     "Phase",
     "PhaseSchedule",
     "Problem",
+    "Prodigy",
     "RDrop",
     "Recipe",
     "Reinit",

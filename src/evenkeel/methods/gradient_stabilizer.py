@@ -37,9 +37,9 @@ class GradientStabilizer(Method):
         \frac{m / (1 - \gamma_1^t)}{\sqrt{v / (1 - \gamma_2^t)} + \epsilon}
 
     The new norm has no unit: it is 1 while norms stay as they are, and less than 1 after a fall. As a spike grows, it
-    tends to :math:`(1 - \gamma_1) / (1 - \gamma_1^t) \cdot \sqrt{(1 - \gamma_2^t) / (1 - \gamma_2)}`, with the published
-    values 12.6 late in a training (where a comment of the published code has it that it is at most 1). What is zero but
-    for rounding, as the gradient of a key's bias, becomes as long as any other; Adam by itself does the same to it.
+    tends to :math:`(1 - \gamma_1) / (1 - \gamma_1^t) \cdot \sqrt{(1 - \gamma_2^t) / (1 - \gamma_2)}`, late in training
+    and with the published values 12.6 (a comment of the published code says that it is at most 1). What is zero but for
+    rounding, as the gradient of a key's bias, becomes as long as any other; Adam by itself does the same to it.
 
     This takes the place of clipping, and nothing is clipped, unless another method of a mix decides that: gradients are
     clipped first then, as the authors say. A norm that is 0 or not finite tells nothing, and leaves the gradient as it
