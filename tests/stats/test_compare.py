@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tests.stats._expanded import cut_off
 
 from evenkeel.errors import DataError
-from evenkeel.stats import Comparison, compare, compare_failures, holm
+from evenkeel.stats import Comparison, compare, compare_failures, compare_paired, holm
 
 ANY = st.lists(st.floats(-100, 100), max_size=8)
 GRID = st.lists(st.integers(0, 6).map(lambda k: k / 6), min_size=2, max_size=8)
@@ -33,7 +34,11 @@ def test_agrees_with_scipy() -> None:
     assert result.probability_of_improvement == pytest.approx(pairs)
     assert result.brown_forsythe_p == pytest.approx(stats.levene(A, B, center="median").pvalue)
     theirs = stats.bootstrap(
-        (A, B), lambda a, b, axis: a.mean(axis) - b.mean(axis), method="percentile", rng=np.random.default_rng(9)
+        (A, B),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        method="percentile",
+        confidence_level=1 - 2 * cut_off(0.95, n=8),
+        rng=np.random.default_rng(9),
     ).confidence_interval
     assert result.difference_interval == pytest.approx(tuple(theirs), abs=0.004)
 
@@ -48,8 +53,15 @@ def test_intervals_against_every_resample() -> None:
     for values, interval in ((differences, result.difference_interval), (ratios, result.std_ratio_interval)):
         shares = [np.mean(np.array(values) <= end + 1e-9) for end in interval]
         below = [np.mean(np.array(values) < end - 1e-9) for end in interval]
-        assert below[0] - 0.02 <= 0.2 <= shares[0] + 0.02
-        assert below[1] - 0.02 <= 0.8 <= shares[1] + 0.02
+        tail = cut_off(0.6, n=3)
+        assert below[0] - 0.02 <= tail <= shares[0] + 0.02
+        assert below[1] - 0.02 <= 1 - tail <= shares[1] + 0.02
+
+
+def test_intervals_of_means_are_those_of_the_t_test() -> None:
+    a, b = np.array([0.1, 0.5, 0.4, 0.9, 0.3, 0.8, 0.2]), np.array([0.0, 0.1, 0.5, 0.3, 0.2, 0.6, 0.4])
+    theirs = stats.ttest_rel(a, b).confidence_interval(0.9)
+    assert compare_paired(a, b, confidence=0.9).difference_interval == pytest.approx(tuple(theirs), abs=0.02)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
@@ -61,6 +73,16 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         held += [low <= truth <= high for (low, high), truth in ends]
     assert (held / runs > 0.88).all()
     assert (held / runs < 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "least"), [(5, 0.90), (10, 0.93), (30, 0.93)])
+def test_few_runs_do_not_make_intervals_too_narrow(n: int, least: float) -> None:
+    rng, runs, held = np.random.default_rng(1), 1500, 0
+    for _ in range(runs):
+        low, high = compare_paired(rng.normal(size=n), rng.normal(size=n), resamples=999, seed=rng).difference_interval
+        held += low <= 0 <= high
+    assert least <= held / runs <= 0.97
 
 
 def test_higher_confidence_is_wider() -> None:

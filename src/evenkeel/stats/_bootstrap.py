@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from evenkeel.stats._describe import sample_std
 
@@ -27,16 +28,28 @@ def std_ratio(a: _Scores, b: _Scores, axis: int = -1) -> _Scores:
         return np.where((above == 0) & (below == 0), 1.0, above / below)
 
 
-def percentile_interval(drawn: _Scores, confidence: float) -> tuple[float, float]:
-    """Return the percentile interval of a bootstrap distribution.
+def percentile_interval(drawn: _Scores, confidence: float, n: int) -> tuple[float, float]:
+    r"""Return the expanded percentile interval of a bootstrap distribution.
+
+    A plain percentile interval is too narrow for few runs: a resample varies by :math:`\sqrt{(n - 1)/n}` less than a
+    sample does, and knows nothing of the tails of Student's t. So the share that is cut off at either end is
+
+    .. math::
+
+        \Phi\left(\sqrt{n/(n-1)} \; t_{\alpha/2,\, n-1}\right)
+
+    in place of :math:`\alpha/2`; for normal scores and their mean that is the interval of a t test.
 
     Args:
         drawn: the statistic of each resample, at least one.
         confidence: the level.
+        n: how many runs were resampled, at least two; of two groups the smaller one's.
 
     Returns:
         An observed value at either end, never a mean of two: infinite ratios stay infinite and do not become NaN.
+
+    Source: Hesterberg 2015, The American Statistician 69, 371-386 (expanded percentiles).
     """
-    tail = (1 - confidence) / 2
+    tail = float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1)))
     low, high = np.quantile(drawn, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)

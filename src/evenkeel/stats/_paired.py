@@ -52,8 +52,8 @@ def compare_paired(
     r"""Compare the scores of two methods that were run with the same seeds, in mean and in spread.
 
     A seed that draws an unlucky head is unlucky for both methods; what they share cancels out of the differences.
-    Intervals are percentiles of a bootstrap that resamples pairs. They are too narrow for few of them, as those of
-    :func:`compare` are.
+    Intervals are percentiles of a bootstrap that resamples pairs, expanded for few of them as those of :func:`compare`
+    are.
 
     Spreads are compared by the Brown-Forsythe test for pairs: with :math:`z = |x - \operatorname{median}(x)|` of each
     method, a t test of the differences :math:`z_a - z_b`. Where these do not vary there is no denominator: p is then 1
@@ -89,7 +89,7 @@ def compare_paired(
     rng, n = generator(seed), left.size
     intervals = [(_NAN, _NAN)] * 2
     if n > 1:
-        intervals = [percentile_interval(drawn, level) for drawn in _resampled(left, right, resamples, rng)]
+        intervals = [percentile_interval(drawn, level, n) for drawn in _resampled(left, right, resamples, rng)]
     return PairedComparison(
         n=n,
         confidence=level,
