@@ -38,6 +38,7 @@ from evenkeel.methods.r3f import R3F
 from evenkeel.methods.r_drop import RDrop
 from evenkeel.methods.reinit import Reinit
 from evenkeel.methods.sam import SharpnessAwareMinimization
+from evenkeel.methods.schedule_free import ScheduleFree
 from evenkeel.methods.smart import Smart
 from evenkeel.methods.spamp import GradientShaping
 from evenkeel.methods.stable_adamw import StableUpdate
@@ -87,6 +88,7 @@ __all__ = [
     "RDrop",
     "Recipe",
     "Reinit",
+    "ScheduleFree",
     "Session",
     "Sessions",
     "Setting",
