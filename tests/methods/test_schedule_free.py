@@ -193,7 +193,7 @@ def test_what_leaves_no_average_is_refused(arguments: Arguments) -> None:
     with pytest.raises(MethodError, match="first beta of 0 .*adam_beta1=0.9"):
         trainer_of(_models.bert(), arguments(adam_beta1=0.0)).create_optimizer()
     with pytest.raises(MethodError, match=r"'bert.embeddings.word_embeddings.weight' is torch.bfloat16, .*float32"):
-        trainer_of(_models.bert().bfloat16(), arguments())
+        trainer_of(_models.bert().bfloat16(), arguments()).train()
     with pytest.raises(MethodError, match="this training has SGD; set TrainingArguments"):
         ScheduleFree().optimizer(torch.optim.SGD([nn.Parameter(torch.zeros(1))]))
 

@@ -58,7 +58,7 @@ class ScheduleFree(Method):
             authors recommend some, and 0.1 is usual in fine-tuning.
 
     Raises:
-        MethodError: if ``warmup`` is no such number.
+        MethodError: if ``warmup`` is no such number; at the start of a training, if weights are narrower than float32.
         MissingExtraError: at the start of a training, if schedulefree is not installed.
     """
 
@@ -80,22 +80,22 @@ class ScheduleFree(Method):
         check_number(self.name, "warmup", self.warmup, least=0, below=1, advice="0.1 is usual, 0 is none")
 
     def check(self, setting: Setting) -> None:
-        """Refuse to train without the package, and weights that are too narrow."""
+        """Refuse to train without the package."""
         _needs_schedulefree()
-        for part in setting.parts:
-            for weight in part.parameters:
-                if weight.dtype.itemsize < 4:
-                    raise MethodError(
-                        f"schedule-free goes between weights and their average, and '{part.name}' is {weight.dtype}, "
-                        "which is too narrow for that; load the model in float32, and train with bf16=True"
-                    )
 
     def recipe(self) -> Recipe:
         """Lay down a constant rate; the warm-up is the optimizer's own."""
         return Recipe(warmup=0.0, schedule="constant")
 
     def begin(self, setting: Setting) -> Session:
-        """Return the session that goes between the weights and their average."""
+        """Refuse weights that are too narrow, and return the session that goes between them and their average."""
+        for part in setting.parts:  # not in check: a plan is checked in the dtype of the file, and trained in float32
+            for weight in part.parameters:
+                if weight.dtype.itemsize < 4:
+                    raise MethodError(
+                        f"schedule-free goes between weights and their average, and '{part.name}' is {weight.dtype}, "
+                        "which is too narrow for that; load the model in float32, and train with bf16=True"
+                    )
         return _AveragedSession(self.warmup)
 
     def clipping(self, parts: Components) -> Clipping:
