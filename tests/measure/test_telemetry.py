@@ -21,6 +21,7 @@ from evenkeel import Components, clip_grad_norm_, components
 from evenkeel.errors import MeasureError
 from evenkeel.measure import TELEMETRY, References, Telemetry
 from evenkeel.measure import _telemetry as inner
+from evenkeel.optim import ClippedAdamW, latest_update
 from evenkeel.partition import regroup
 
 MAX_NORM = 0.02
@@ -208,7 +209,7 @@ def test_what_is_not_known_is_null() -> None:
     table = telemetry.table()
     unknown = {name for name in table.column_names if table[name].null_count == table.num_rows}
     drift = {f"{prefix}{name}" for prefix in ("", "phase_") for name in ("rms_change", "cosine_distance")}
-    assert unknown == {"coefficient", *drift}
+    assert unknown == {"coefficient", "update_coefficient", *drift}
 
 
 def test_gradients_that_are_gone_are_told_by_what_clipped_them() -> None:
@@ -254,6 +255,44 @@ def test_a_component_that_was_not_clipped_has_no_coefficient() -> None:
     telemetry.after(clip_grad_norm_(some, 1e-6), some)
     for row in telemetry.table().to_pylist():
         assert (row["coefficient"] is None) == (row["role"] != "query")
+
+
+@pytest.mark.parametrize("by", ["tensor", "layer"])
+def test_how_steps_were_limited_is_told(by: Any) -> None:
+    model = _models.bert()
+    parts = components(model)
+    coarse = regroup(parts, by)
+    optimizer = ClippedAdamW(coarse, lr=1e-2, max_norm=math.inf, max_update=0.01)
+    telemetry = Telemetry(every=1)
+    telemetry.look(parts)
+    _models.backward(model)
+    telemetry.before(1)
+    optimizer.step()
+    telemetry.after(limited=latest_update(optimizer))
+    assert optimizer.last_update is not None
+    factors = dict(zip(optimizer.last_update.names, optimizer.last_update.coefficients.tolist(), strict=True))
+    for part, row in zip(parts, telemetry.table().to_pylist(), strict=True):
+        owner = next(name for name, one in zip(factors, coarse, strict=True) if part.pieces[0] in one.pieces)
+        assert row["update_coefficient"] == pytest.approx(factors[owner], rel=1e-6)
+        assert row["coefficient"] is None
+        far = 1.001 * 0.01 * (row["weight_norm"] + 1e-3 * math.sqrt(row["size"]))
+        assert by == "layer" or row["update_norm"] <= far + 0.01 * 0.01 * row["weight_norm"]  # which decays too
+    assert min(factors.values()) < 0.5
+
+
+def test_a_table_from_before_there_was_a_column_is_gone_on_with() -> None:
+    model = _models.bert()
+    telemetry = Telemetry(every=1)
+    learn(model, telemetry, 1)
+    earlier = telemetry.table().drop_columns(["update_coefficient"])
+    again = Telemetry(every=1)
+    again.continue_from(earlier)
+    learn(model, again, 1)
+    table = again.table()
+    assert table.schema.equals(TELEMETRY)
+    assert table.num_rows == 2 * earlier.num_rows
+    assert table.slice(0, earlier.num_rows).drop_columns(["update_coefficient"]).equals(earlier)
+    assert table["update_coefficient"].null_count == table.num_rows
 
 
 def test_numbers_that_are_none_stay_what_they_are() -> None:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from evenkeel import components
 from evenkeel.clipping.thresholds import Percentile
 from evenkeel.errors import OptimizerError
-from evenkeel.optim import ClippedAdamW, clipped, step_in_backward
+from evenkeel.optim import ClippedAdamW, clipped, latest_update, step_in_backward
 
 LIMITS = {"number": lambda: 0.05, "percentile": lambda: Percentile(30, window=8)}
 
@@ -22,6 +22,35 @@ LIMITS = {"number": lambda: 0.05, "percentile": lambda: Percentile(30, window=8)
 def alone(model: str, limit: str, by: str, steps: int) -> dict[str, Tensor]:
     """Clip-then-step in one process, on the whole batch."""
     return _runs.clip_then_step(_runs.MODELS[model], _runs.adamw, LIMITS[limit](), steps, by)
+
+
+def limited(
+    model: str, how: str, by: Any, max_update: Any, steps: int, wrapper: str = ""
+) -> tuple[dict[str, Tensor], list[list[float]]]:
+    """Train with limited steps, here or on this rank's half of every batch; return whole weights and coefficients."""
+    given = wrapped(model, wrapper) if wrapper else _runs.MODELS[model]()
+    parts = components(given, by)
+    if how == "in backward":
+        optimizer: Any = step_in_backward(
+            given if wrapper == "ddp" else parts, _runs.adamw, 0.05, max_update=max_update
+        )
+    elif how == "clipped adamw":
+        optimizer = ClippedAdamW(parts, **_runs.ADAMW, max_norm=0.05, max_update=max_update)
+    else:
+        optimizer = clipped(_runs.adamw(list(given.parameters())), parts, max_norm=0.05, max_update=max_update)
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if wrapper else (0, 1)
+    inner = given.module if wrapper == "ddp" else given
+    seen = []
+    for batch in _runs.batches(inner, steps):
+        given(**{key: value.chunk(ranks)[rank] for key, value in batch.items()}).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found = latest_update(optimizer)
+        assert found is not None
+        seen.append(found[0].coefficients.tolist())
+    weights = _runs.weights(inner)
+    whole = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in weights.items()}
+    return whole, seen
 
 
 def wrapped(name: str, wrapper: str) -> nn.Module:

@@ -28,6 +28,25 @@ def test_two_ranks_are_one_process(how: str, wrapper: str, model: str, limit: st
         _runs.assert_alike(weights, wanted, tolerance=1e-5 if steps < 10 else 2e-4)
 
 
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("model", "how", "by"),
+    [
+        ("bert", "clipped adamw", "layer"),
+        *(pytest.param("bert", how, "tensor", marks=pytest.mark.slow) for how in WAYS),
+        *(pytest.param(model, "clipped adamw", "tensor", marks=pytest.mark.slow) for model in ("gpt2", "mixtral")),
+    ],
+)
+def test_steps_are_limited_as_in_one_process(wrapper: str, model: str, how: str, by: Any) -> None:
+    steps = 4
+    weights, coefficients = _jobs.limited(model, how, by, 3e-3, steps)
+    assert min(min(step) for step in coefficients) < 0.9
+    for found, seen in _ranks.run(2, _jobs.limited, model, how, by, 3e-3, steps, wrapper):
+        _runs.assert_alike(found, weights, tolerance=1e-5)
+        for mine, theirs in zip(seen, coefficients, strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("model", ["gpt2", "mixtral"])

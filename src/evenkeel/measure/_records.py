@@ -29,9 +29,10 @@ class Record:
         step: number of the step, the first is 1.
         phase: the phase of training that it belongs to, the first is 0.
         parts: the components that were trained, ``C`` of them.
-        values: shape ``[9, C]``, each ``UNKNOWN`` where it was not seen: the gradient's norm; its coefficient; norm of
-            the weights before the step; of the step's change; of the weights after it; of the weights at the beginning
-            of training; of what lies between those two; and both again for the beginning of the phase.
+        values: shape ``[10, C]``, each ``UNKNOWN`` where it was not seen: the gradient's norm; its coefficient; the
+            step's coefficient; norm of the weights before the step; of the step's change; of the weights after it; of
+            the weights at the beginning of training; of what lies between those two; and both again for the beginning
+            of the phase.
     """
 
     step: int
@@ -63,7 +64,7 @@ def rows_of(records: Sequence[Record]) -> pa.Table:
     counts = [len(record.parts) for record in records]
     parts = [part for record in records for part in record.parts]
     sizes = np.array([part.size for part in parts], dtype=np.int64)
-    norm, coefficient, before, update, after, *references = values
+    norm, coefficient, limited, before, update, after, *references = values
     columns: dict[str, Any] = {
         "step": pa.array(np.repeat([record.step for record in records], counts), pa.int32()),
         "phase": pa.array(np.repeat([record.phase for record in records], counts), pa.int16()),
@@ -74,6 +75,7 @@ def rows_of(records: Sequence[Record]) -> pa.Table:
         "size": pa.array(sizes),
         "norm": _numbers(norm),
         "coefficient": _numbers(coefficient),
+        "update_coefficient": _numbers(limited),
         "weight_norm": _numbers(before),
         "update_norm": _numbers(update),
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-__all__ = ["TELEMETRY", "one_table"]
+__all__ = ["TELEMETRY", "of_today", "one_table"]
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
@@ -21,6 +21,7 @@ TELEMETRY = pa.schema(  # docs/measures.md says what each column means
         pa.field("size", pa.int64(), nullable=False),
         pa.field("norm", pa.float32()),
         pa.field("coefficient", pa.float32()),
+        pa.field("update_coefficient", pa.float32()),
         pa.field("weight_norm", pa.float32()),
         pa.field("update_norm", pa.float32()),
         pa.field("rms_change", pa.float32()),
@@ -29,6 +30,20 @@ TELEMETRY = pa.schema(  # docs/measures.md says what each column means
         pa.field("phase_cosine_distance", pa.float32()),
     ]
 )
+
+
+def of_today(table: pa.Table) -> pa.Table:
+    """Give a table that an earlier version recorded the columns that have come since, null throughout.
+
+    Args:
+        table: rows of ``TELEMETRY`` as it was.
+
+    Returns:
+        The same rows; the same table where nothing is lacking.
+    """
+    if table.schema.names == TELEMETRY.names:
+        return table
+    return pa.concat_tables([TELEMETRY.empty_table(), table], promote_options="default").select(TELEMETRY.names)
 
 
 def one_table(tables: Iterable[pa.Table]) -> pa.Table:

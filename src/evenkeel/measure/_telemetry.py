@@ -15,6 +15,7 @@ from evenkeel.errors import MeasureError
 from evenkeel.measure._clipped import coefficients_of, norms_of
 from evenkeel.measure._records import UNKNOWN, Record, rows_of
 from evenkeel.measure._references import References
+from evenkeel.measure._schema import of_today
 from evenkeel.measure._sink import Sink
 from evenkeel.partition import Components
 
@@ -110,7 +111,7 @@ class Telemetry:
         Args:
             earlier: its table.
         """
-        self._sink.add(earlier)
+        self._sink.add(of_today(earlier))
 
     def wants(self, done: int) -> bool:
         """Say whether a step is one of those that are always recorded.
@@ -158,12 +159,20 @@ class Telemetry:
         )
 
     @torch.no_grad()
-    def after(self, result: ClipResult | None = None, clipped: Components | None = None) -> None:
+    def after(
+        self,
+        result: ClipResult | None = None,
+        clipped: Components | None = None,
+        *,
+        limited: tuple[ClipResult, Components] | None = None,
+    ) -> None:
         """See what the step did.
 
         Args:
             result: what was clipped in this step; None where nobody tells.
             clipped: the components that it was clipped in; None for those that are recorded.
+            limited: how the change of the weights was limited, and in which components, see
+                :func:`evenkeel.optim.latest_update`; None where nobody limits it.
 
         Raises:
             MeasureError: if :meth:`before` was not called.
@@ -180,6 +189,7 @@ class Telemetry:
         rows = [
             unknown if norms is None else norms,
             unknown if coefficients is None else coefficients,
+            unknown if limited is None else coefficients_of(parts, *limited),
             weights,
             weight_distances(parts, begun.copies),
             weight_norms(parts),

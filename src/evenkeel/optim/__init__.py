@@ -4,6 +4,7 @@ from evenkeel.optim._clipped import clipped
 from evenkeel.optim._clipped_adamw import ClippedAdamW
 from evenkeel.optim._in_backward import InBackward, step_in_backward
 from evenkeel.optim._lamb import Lamb
+from evenkeel.optim._latest import latest_update
 from evenkeel.optim._max_update import MaxUpdate, UpdateLimit
 from evenkeel.optim._stable_adamw import StableAdamW
 
@@ -15,5 +16,6 @@ __all__ = [
     "StableAdamW",
     "UpdateLimit",
     "clipped",
+    "latest_update",
     "step_in_backward",
 ]

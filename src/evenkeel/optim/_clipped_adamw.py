@@ -25,10 +25,10 @@ from evenkeel.clipping import (
 )
 from evenkeel.clipping.thresholds import WeightRelative
 from evenkeel.errors import OptimizerError
-from evenkeel.optim._groups import Given, as_groups
+from evenkeel.optim._groups import Given, as_groups, trained_parts
 from evenkeel.optim._jobs import find_jobs
 from evenkeel.optim._lists import Lists, lists_of, update_by_torch
-from evenkeel.optim._max_update import MaxUpdate, as_limit
+from evenkeel.optim._max_update import MaxUpdate, as_limit, refuse_stages
 from evenkeel.optim._on_zeros import OnZeros
 from evenkeel.optim._settings import Settings
 from evenkeel.optim._states import keep_threshold, refuse_copy
@@ -158,11 +158,7 @@ class ClippedAdamW(AdamW):
         groups, self.parts = as_groups(params, parts)
         as_threshold(max_norm, self.parts)
         self._limit = as_limit(max_update, self.parts)
-        if self._limit is not None and group is not None:
-            raise OptimizerError(
-                "ClippedAdamW was given max_update and the ranks of a pipeline's stages, and a step is limited within "
-                "one stage alone, where weights that stages share would drift apart; leave one of them out"
-            )
+        refuse_stages(self._limit, group)
         self._threshold = max_norm
         self._norm_type, self._nonfinite, self._stages = norm_type, nonfinite, group
         self._shared = group is not None or any(piece.spread() for part in self.parts for piece in part.pieces)
@@ -300,9 +296,7 @@ class ClippedAdamW(AdamW):
         """Return the components that have a parameter in a group: others' gradients are none of its business."""
         groups = len(self.param_groups)
         if self._own is None or self._own[0] != groups:
-            known = {id(parameter) for group in self.param_groups for parameter in group["params"]}
-            own = [part for part in self.parts if any(id(parameter) in known for parameter in part.parameters)]
-            self._own = groups, self.parts if len(own) == len(self.parts) else Components(own)
+            self._own = groups, trained_parts(self.param_groups, self.parts)
         return self._own[1]
 
     def _way(self) -> Way | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from evenkeel.errors import ComponentError
 from evenkeel.partition import Component, Components, components
 
-__all__ = ["Given", "as_groups", "refuse_strangers"]
+__all__ = ["Given", "as_groups", "refuse_strangers", "trained_parts"]
 
 Given = Components | nn.Module | Iterable[Any]
 
@@ -59,6 +59,21 @@ def refuse_strangers(parameters: Iterable[Any], parts: Components) -> None:
             "them; give the components themselves (evenkeel.components(model), of the model as it is trained), or "
             "pass them as parts beside the groups of parameters"
         )
+
+
+def trained_parts(groups: Iterable[Mapping[str, Any]], parts: Components) -> Components:
+    """Return the components that have a parameter in a group; others are none of the optimizer's business.
+
+    Args:
+        groups: the optimizer's groups.
+        parts: the components.
+
+    Returns:
+        The same object where that is all of them.
+    """
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    own = [part for part in parts if any(id(parameter) in known for parameter in part.parameters)]
+    return parts if len(own) == len(parts) else Components(own)
 
 
 def _parameters(given: Any) -> tuple[list[Tensor], list[Component]]:

@@ -19,6 +19,8 @@ from evenkeel.clipping import ClipResult, MaxNorm, Nonfinite, check_nonfinite, c
 from evenkeel.errors import ComponentError, GradientError, OptimizerError, ThresholdError
 from evenkeel.optim._clipped import refuse_unclippable
 from evenkeel.optim._groups import refuse_strangers
+from evenkeel.optim._limiter import Limiter, begun_rates
+from evenkeel.optim._max_update import MaxUpdate, UpdateLimit, as_limit
 from evenkeel.optim._states import ENTRY, refuse_copy
 from evenkeel.optim._units import Unit, units_of
 from evenkeel.partition import Components, components
@@ -31,6 +33,7 @@ def step_in_backward(
     make_optimizer: Callable[[list[Tensor]], Optimizer],
     max_norm: MaxNorm,
     *,
+    max_update: MaxUpdate | None = None,
     norm_type: float = 2.0,
     nonfinite: Nonfinite = "propagate",
     replicated: bool | None = None,
@@ -60,6 +63,9 @@ def step_in_backward(
             by its own gradient and state, as nearly all do.
         max_norm: the norm that a component may have, see :func:`evenkeel.clip_grad_norm_`; a threshold that learns must
             be ``separate``.
+        max_update: the norm that a step may have, relative to the component's weights, see :class:`UpdateLimit`; None
+            for any. Measured is the change that the optimizer makes, weight decay and all, at the price of a copy of
+            one component's weights at a time.
         norm_type: order of the norm; positive, may be ``inf``.
         nonfinite: see :func:`evenkeel.clip_grad_norm_`. ``"error"`` raises in the midst of backward, when components
             nearer the loss have been stepped.
@@ -73,7 +79,8 @@ def step_in_backward(
         OptimizerError: if the optimizer clips already, needs a closure, or its parameters lie on several devices; if
             they are FSDP1's; if several ranks train and nothing says how gradients are reduced.
         ComponentError: if a parameter belongs to no component.
-        ThresholdError: if ``max_norm`` is no threshold, or one that looks at components together.
+        ThresholdError: if ``max_norm`` is no threshold, or one that looks at components together; if ``max_update`` is
+            no limit.
         GradientError: if ``norm_type`` or ``nonfinite`` is unknown.
 
     Source: Lv et al. 2023, arXiv 2306.09782 (LOMO), for the fused backward; Yang & Ma 2022, arXiv 2210.10325,
@@ -102,7 +109,13 @@ def step_in_backward(
     refuse_strangers(trained, parts)
     _refuse_places(parts, trained, told=replicated is not None)
     return InBackward(
-        optimizer, parts, units_of(parts, optimizer, max_norm), norm_type, nonfinite, at_the_end=bool(replicated)
+        optimizer,
+        parts,
+        units_of(parts, optimizer, max_norm),
+        norm_type,
+        nonfinite,
+        limit=as_limit(max_update, parts),
+        at_the_end=bool(replicated),
     )
 
 
@@ -127,6 +140,7 @@ class InBackward(Optimizer):
         nonfinite: Nonfinite,
         *,
         at_the_end: bool,
+        limit: UpdateLimit | None = None,
     ) -> None:
         """Set hooks on the parameters; see :func:`step_in_backward`."""
         self._ready = False
@@ -136,8 +150,11 @@ class InBackward(Optimizer):
         self._share()
         self._units = list(units)
         self._norm_type, self._nonfinite, self._at_the_end = norm_type, nonfinite, at_the_end
+        self._limiters = None if limit is None else [Limiter(unit.parts, limit) for unit in self._units]
+        self._begun = begun_rates(optimizer)
         self._results: dict[int, ClipResult] = {}
         self._stepped: dict[int, ClipResult] = {}
+        self._changes: dict[int, ClipResult] = {}
         self._accumulating = False
         self._task: int | None = None  # the backward that runs, or that did not finish
         self._came: dict[int, set[int]] = {}  # of this backward: unit -> parameters whose gradient is complete
@@ -269,12 +286,21 @@ class InBackward(Optimizer):
     @property
     def last(self) -> ClipResult | None:
         """What the latest step clipped, in the order of the components; None before the first."""
-        if not self._results:
+        return self._joined(self._results, float(self._norm_type))
+
+    @property
+    def last_update(self) -> ClipResult | None:
+        """The changes that the latest step made before they were limited; None before the first, or without limits."""
+        return self._joined(self._changes, 2.0)
+
+    def _joined(self, results: dict[int, ClipResult], norm_type: float) -> ClipResult | None:
+        """Put the results of units together, in the order of the components."""
+        if not results:
             return None
-        wide = max((result.norms.dtype for result in self._results.values()), key=lambda dtype: dtype.itemsize)
-        norms = next(iter(self._results.values())).norms.new_zeros(len(self.parts), dtype=wide)
+        wide = max((result.norms.dtype for result in results.values()), key=lambda dtype: dtype.itemsize)
+        norms = next(iter(results.values())).norms.new_zeros(len(self.parts), dtype=wide)
         thresholds, coefficients = torch.full_like(norms, torch.inf), torch.ones_like(norms)
-        for index, result in self._results.items():
+        for index, result in results.items():
             places = list(self._units[index].places)
             norms[places], thresholds[places] = result.norms.to(wide), result.thresholds.to(wide)
             coefficients[places] = result.coefficients.to(wide)
@@ -283,7 +309,7 @@ class InBackward(Optimizer):
             norms=norms,
             thresholds=thresholds,
             coefficients=coefficients,
-            norm_type=float(self._norm_type),
+            norm_type=norm_type,
         )
 
     def remove(self) -> None:
@@ -350,12 +376,18 @@ class InBackward(Optimizer):
             if index not in self._stepped:
                 unit.pass_over(self._norm_type)
         self._results, self._stepped = self._stepped, {}
+        if self._limiters is not None:
+            lasts = ((index, self._limiters[index].last) for index in self._results)
+            self._changes = {index: last for index, last in lasts if last is not None}
 
     @torch.no_grad()
     def _step_unit(self, index: int) -> None:
         unit = self._units[index]
         self._stepped[index] = clip_grad_norm_(unit.parts, unit.threshold, self._norm_type, self._nonfinite)
         groups = self.optimizer.param_groups
+        limiter = None if self._limiters is None else self._limiters[index]
+        if limiter is not None:
+            limiter.before()
         whole = [groups[place]["params"] for place, _ in unit.shares]
         try:  # the very groups, for a moment with this unit's parameters alone: what an optimizer notes there stays
             for place, parameters in unit.shares:
@@ -366,6 +398,8 @@ class InBackward(Optimizer):
             self.optimizer.param_groups = groups
             for (place, _), parameters in zip(unit.shares, whole, strict=True):
                 groups[place]["params"] = parameters
+        if limiter is not None:
+            limiter.after([(groups[place], self._begun[place], own) for place, own in unit.shares], keep=False)
         for parameter in unit.parameters:
             parameter.grad = None
 

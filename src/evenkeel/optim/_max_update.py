@@ -10,12 +10,13 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from evenkeel.clipping import applicable, check_max_norm, resolve
-from evenkeel.errors import ThresholdError
+from evenkeel.errors import OptimizerError, ThresholdError
 from evenkeel.partition import Components
 
-__all__ = ["MaxUpdate", "UpdateLimit", "as_limit", "limit_coefficients"]
+__all__ = ["MaxUpdate", "UpdateLimit", "as_limit", "limit_coefficients", "refuse_stages"]
 
 _FINITE = "must be a positive finite number"
 
@@ -159,6 +160,15 @@ def as_limit(max_update: MaxUpdate | None, parts: Components | None = None) -> U
     if parts is not None:
         limit.check(parts)
     return None if limit.off else limit
+
+
+def refuse_stages(limit: UpdateLimit | None, group: ProcessGroup | None) -> None:
+    """Refuse, by an ``OptimizerError``, to limit steps where a pipeline's stages share components."""
+    if limit is not None and group is not None:
+        raise OptimizerError(
+            "max_update was given together with the ranks of a pipeline's stages (group), and steps are limited within "
+            "one stage alone, where weights that stages share would drift apart; leave one of them out"
+        )
 
 
 def limit_coefficients(norms: Tensor, allowed: Tensor) -> Tensor:

@@ -279,6 +279,30 @@ def test_methods_tell_coefficients_wherever_they_clip(way: str, methods: list[st
     assert min(row["coefficient"] for row in rows) < 1
 
 
+@pytest.mark.parametrize("more", [{}, {"in_backward": True}], ids=["adamw", "in backward"])
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
+def test_a_method_that_limits_updates_tells_by_how_much(optim: str, more: dict[str, Any], arguments: Arguments) -> None:
+    recorder = Recorder(every=2)
+    args = arguments(optim=optim, weight_decay=0.0)
+    _, watch, trainer = trained(args, ["component-update-clip:max_update=0.001"], recorder, **more)
+    rows = rows_of(recorder)
+    assert_drift(rows, watch.seen, {0: 0})
+    assert min(row["update_coefficient"] for row in rows) < 0.9
+    for row in rows:
+        allowed = 0.001 * (row["weight_norm"] + 1e-3 * math.sqrt(row["size"]))
+        assert row["update_norm"] <= allowed * 1.001
+        if row["update_coefficient"] < 1:
+            assert row["update_norm"] == pytest.approx(allowed, rel=1e-3)
+    assert {row["coefficient"] for row in rows} == {1.0}
+    assert trainer.last_clip is not None
+
+
+def test_nobody_tells_how_updates_were_limited_where_they_were_not(arguments: Arguments) -> None:
+    recorder = Recorder(every=2)
+    trained(arguments(), ["component-clip"], recorder)
+    assert {row["update_coefficient"] for row in rows_of(recorder)} == {None}
+
+
 def test_phases_have_numbers_borders_and_beginnings_of_their_own(arguments: Arguments) -> None:
     recorder = Recorder(every=100)
     _, watch, trainer = trained(arguments(), ["gradual-unfreezing:epochs=1"], recorder)

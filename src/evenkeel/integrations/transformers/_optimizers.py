@@ -16,7 +16,7 @@ from transformers.training_args import ParallelMode
 
 from evenkeel.errors import MethodError, unknown_name
 from evenkeel.methods import Clipping
-from evenkeel.optim import ClippedAdamW, InBackward, step_in_backward
+from evenkeel.optim import ClippedAdamW, InBackward, clipped, step_in_backward
 from evenkeel.partition import Components
 
 __all__ = [
@@ -109,11 +109,13 @@ def limited(optimizer: Optimizer, clipping: Clipping) -> Optimizer:
         clipping: what is clipped.
 
     Returns:
-        The same, where steps may be of any size; in place of AdamW one of the same groups.
+        The same; in place of an AdamW whose steps are to be limited one of the same groups.
     """
     if clipping.max_update is None:
         return optimizer
-    return clipped_adamw(optimizer, replace(clipping, max_norm=math.inf))
+    if type(optimizer) is torch.optim.AdamW:
+        return clipped_adamw(optimizer, replace(clipping, max_norm=math.inf))
+    return clipped(optimizer, clipping.parts, max_norm=math.inf, max_update=clipping.max_update)
 
 
 def stepping_in_backward(plain: Optimizer, clipping: Clipping, args: TrainingArguments) -> InBackward:
@@ -128,7 +130,13 @@ def stepping_in_backward(plain: Optimizer, clipping: Clipping, args: TrainingArg
         What stands for the optimizer.
     """
     replicated = args.parallel_mode == ParallelMode.DISTRIBUTED and not args.fsdp
-    return step_in_backward(clipping.parts, lambda _: plain, clipping.max_norm, replicated=replicated)
+    return step_in_backward(
+        clipping.parts,
+        lambda _: plain,
+        clipping.max_norm,
+        max_update=clipping.max_update,
+        replicated=replicated,
+    )
 
 
 def without_correction(plain: Optimizer, parts: Components) -> ClippedAdamW:

@@ -20,7 +20,7 @@ from evenkeel.integrations.transformers._method_clip import MethodClip
 from evenkeel.integrations.transformers._recorded import Kept, keep, kept_in
 from evenkeel.measure import Telemetry
 from evenkeel.methods import PhaseSchedule
-from evenkeel.optim import InBackward
+from evenkeel.optim import InBackward, latest_update
 from evenkeel.partition import Components, Roles, components, regroup
 
 __all__ = ["Recorder"]
@@ -37,7 +37,7 @@ class _Guide:
 
 @final
 class Recorder(EachStep):
-    """Record for every component its gradient norm before clipping, coefficient, weight, update and drift.
+    """Record for every component its gradient norm before clipping, coefficients, weight, update and drift.
 
     It records each ``every``-th step, the first among them, and the last; under a :class:`MethodTrainer` also the first
     and the last of each phase. Frozen components have no rows. Nothing waits for the device between blocks of records.
@@ -45,7 +45,7 @@ class Recorder(EachStep):
     Coefficients are those of the ``ComponentClip`` beside it, of an optimizer that clips
     (:class:`evenkeel.optim.ClippedAdamW`, :func:`evenkeel.optim.step_in_backward`), or of the ``MethodTrainer``'s
     methods; without any of these they are unknown. ``max_grad_norm`` acts before any callback: set it to 0, or norms
-    are those that it left.
+    are those that it left. Coefficients of updates are those of an optimizer with ``max_update``.
 
     A ``MethodTrainer`` that is resumed goes on with the table and the references of its checkpoint. In another Trainer
     what is recorded begins with the step that it was resumed at, and drift is unknown.
@@ -129,7 +129,10 @@ class Recorder(EachStep):
     ) -> None:
         """See what the step did."""
         if self.telemetry.pending:
-            self.telemetry.after(*self._clipped(kwargs["optimizer"]))
+            optimizer = kwargs["optimizer"]
+            skipped = getattr(optimizer, "step_was_skipped", False)  # of an fp16 gradient that overflowed
+            limited = None if skipped else latest_update(_bare(optimizer))
+            self.telemetry.after(*self._clipped(optimizer), limited=limited)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep in a ``MethodTrainer``'s checkpoint what a resumed training needs."""
