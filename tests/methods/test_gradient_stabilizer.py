@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import _models
 from tests.clipping.thresholds._drive import NoSynchronisation
@@ -55,6 +55,7 @@ def test_it_is_the_published_rule(arguments: Arguments) -> None:
 NORMS = st.lists(st.sampled_from([0.0, 1e-3, 0.5, 1.0, 7.0, 1e4, math.inf, math.nan]), min_size=1, max_size=12)
 
 
+@settings(max_examples=30)
 @given(norms=NORMS, gamma1=st.sampled_from([0.0, 0.6, 0.95]), gamma2=st.sampled_from([0.0, 0.9, 0.999]))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_it_is_that_rule_after_all_norms(dtype: torch.dtype, norms: list[float], gamma1: float, gamma2: float) -> None:
@@ -96,6 +97,7 @@ def test_nothing_waits_for_the_device() -> None:
         found.after(gradients)
 
 
+@pytest.mark.slow
 def test_what_clips_in_a_mix_clips_first(arguments: Arguments) -> None:
     methods: list[Method] = [GradientStabilizer(), ComponentClipping(max_norm=1e-3)]
     trainer = MethodTrainer(_models.bert(), arguments(max_steps=1), methods=methods, train_dataset=DATA)

@@ -29,7 +29,7 @@ def trainer_of(model: nn.Module, args: TrainingArguments, *methods: Method, **mo
     return MethodTrainer(model, args, methods=list(methods), train_dataset=DATA, **more)
 
 
-EPOCHS = 4
+EPOCHS = 3
 
 
 def by_formula(
@@ -67,10 +67,11 @@ def by_formula(
     ("method", "schedule", "rate"),
     [
         (Prodigy(d0=1e-4, d_coef=8.0, lr=0.5), "linear", lambda share: 0.5 * (1 - share)),
-        (
+        pytest.param(
             Prodigy(d0=1e-4, d_coef=8.0, safeguard_warmup=True),
             "cosine",
             lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["linear", "safeguarded"],

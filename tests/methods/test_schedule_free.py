@@ -65,7 +65,7 @@ def vector(named: dict[str, Tensor]) -> Tensor:
     return torch.cat([one.detach().flatten() for one in named.values()])
 
 
-@pytest.mark.parametrize(("share", "steps"), [(0.0, 0), (0.5, 3)])
+@pytest.mark.parametrize(("share", "steps"), [pytest.param(0.0, 0, marks=pytest.mark.slow), (0.5, 3)])
 def test_it_is_the_papers_algorithm_and_the_average_is_the_result(
     arguments: Arguments, share: float, steps: int
 ) -> None:
@@ -107,6 +107,7 @@ def test_evaluations_and_checkpoints_have_the_average_and_gradients_are_taken_el
     assert all(torch.equal(result[name], one) for name, one in ours.named_parameters())
 
 
+@pytest.mark.slow
 def test_the_best_of_several_evaluations_is_an_average(arguments: Arguments) -> None:
     ours, theirs = _models.bert().double(), _models.bert().double()
     args = arguments(
@@ -130,6 +131,7 @@ def test_the_rate_is_constant_and_the_warm_up_the_optimizers_own(arguments: Argu
     assert scheduled == pytest.approx([RATE / 3, 2 * RATE / 3, RATE, RATE, RATE])
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_are_taken_at_the_same_weights(arguments: Arguments) -> None:
     plain, model = _models.bert().double(), _models.bert().double()
     trainer_of(plain, arguments()).train()
@@ -137,6 +139,7 @@ def test_accumulated_micro_batches_are_taken_at_the_same_weights(arguments: Argu
     assert_same_weights(model, plain, tolerance=1e-9)
 
 
+@pytest.mark.slow
 def test_a_trainer_trains_twice(arguments: Arguments) -> None:
     model = _models.bert()
     trainer = trainer_of(model, arguments())
@@ -171,6 +174,7 @@ def test_mixes_that_cannot_be(mix: str, said: str) -> None:
         parse_mix(mix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["llrd", "sam", "lora", "mixout", "component-clip", "child-tuning-f"])
 def test_mixes_that_can_be(arguments: Arguments, mix: str) -> None:
     if mix == "lora":
