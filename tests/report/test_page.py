@@ -105,12 +105,12 @@ def test_missing_tables_are_said_and_no_error(make_study) -> None:
     assert "2 finished runs left no record of gradient norms, or one that cannot be read." in text
 
 
-def test_the_markdown_stands_beside_and_nothing_else(make_study) -> None:
+def test_tables_stand_beside_and_nothing_else(make_study) -> None:
     path = make_study({"full": [0.7]})
     assert write_report(path) == StudyFolder(path).report
     plan, runs, folder = open_study(path)
     assert folder.table.read_text(encoding="utf-8") == results_markdown(plan, runs)
-    made = {"results.md", "results.csv", "results.tex", "report.html"}
+    made = {"results.md", "results.csv", "results.tex", "claims.md", "claims.csv", "report.html"}
     assert {entry.name for entry in path.iterdir()} == {"study.sqlite", "runs", *made}
 
 

@@ -12,9 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evenkeel.errors import ReportError
+from evenkeel.report._claim_tables import CLAIM_HEADINGS, claim_texts, claims_csv, claims_markdown
+from evenkeel.report._claims import Claim, claims
 from evenkeel.report._drill import drill
 from evenkeel.report._findings import Finding, find, how_tested
-from evenkeel.report._judge import families
+from evenkeel.report._judge import Family, families
 from evenkeel.report._results import Cell, cells, groups, results
 from evenkeel.report._scores_file import read_scores
 from evenkeel.report._tables import (
@@ -91,7 +93,13 @@ def _write_all(
     _write(folder.table, results_markdown(plan, runs))
     _write(folder.table.with_suffix(".csv"), results_csv(plan, runs))
     _write(folder.table.with_suffix(".tex"), results_latex(plan, runs))
-    _write(folder.report, _page(plan, runs, folder, what, refresh))
+    found = cells(plan, runs)
+    judged = families(found)
+    claimed = claims(judged, folder)
+    if claimed:
+        _write(folder.claims, claims_markdown(claimed))
+        _write(folder.claims.with_suffix(".csv"), claims_csv(claimed))
+    _write(folder.report, _page(plan, runs, folder, found, judged, claimed, what, refresh))
     return folder.report
 
 
@@ -117,15 +125,20 @@ def _write(path: Path, text: str) -> None:
 
 
 def _page(
-    plan: Plan, runs: Sequence[RunRecord], folder: StudyFolder, what: Sequence[tuple[str, str]], refresh: int | None
+    plan: Plan,
+    runs: Sequence[RunRecord],
+    folder: StudyFolder,
+    found: Sequence[Cell],
+    judged: Sequence[Family],
+    claimed: Sequence[Claim],
+    what: Sequence[tuple[str, str]],
+    refresh: int | None,
 ) -> str:
     from plotly.offline import get_plotlyjs  # here, and not above: tables and findings do without Plotly
 
     from evenkeel.report._sections import embedded, section, stability_panel
     from evenkeel.report._stability import stabilities
 
-    found = cells(plan, runs)
-    judged = families(found)
     loader = PackageLoader("evenkeel.report")
     templates = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -143,6 +156,8 @@ def _page(
         headings=HEADINGS,
         tables=_tables(plan, runs),
         how_counted=how_counted(),
+        claim_headings=CLAIM_HEADINGS,
+        claims=_claims_by_place(claimed),
         stabilities=[stability_panel(one) for one in stabilities(found)],
         sections=[section(task, model, group, folder) for task, model, group in groups(found)],
         runs=[_run(cell, run) for cell in found for run in cell.runs],
@@ -193,6 +208,14 @@ def _by_place(found: Sequence[MethodVerdict]) -> dict[str, list[MethodVerdict]]:
     grouped: dict[str, list[MethodVerdict]] = {}
     for one in found:
         grouped.setdefault(one.where, []).append(one)
+    return grouped
+
+
+def _claims_by_place(found: Sequence[Claim]) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
+    """Group claims by place, each with its verdict and its texts."""
+    grouped: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for one in found:
+        grouped.setdefault(one.where, []).append((one.verdict, claim_texts(one)))
     return grouped
 
 

@@ -20,6 +20,8 @@ from evenkeel.study import Plan, RunRecord
 
 __all__ = [
     "HEADINGS",
+    "as_csv",
+    "escape_markdown",
     "how_counted",
     "results_csv",
     "results_latex",
@@ -120,12 +122,24 @@ def results_csv(plan: Plan, runs: Iterable[RunRecord]) -> str:
     Returns:
         The table, whose columns are the fields of :class:`Row`; what there is no number for is empty.
     """
-    written = io.StringIO()
     names = [field.name for field in dataclasses.fields(Row)]
+    return as_csv(names, [[getattr(row, name) for name in names] for row in results(plan, runs)])
+
+
+def as_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as CSV, all digits.
+
+    Args:
+        names: names of the columns.
+        rows: their values.
+
+    Returns:
+        The text; None and NaN are empty.
+    """
+    written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(names)
-    for row in results(plan, runs):
-        table.writerow([_cell(getattr(row, name)) for name in names])
+    table.writerows([_cell(value) for value in row] for row in rows)
     return written.getvalue()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evenkeel.stats._budget import expected_maximum
 from evenkeel.stats._chance import better_than_chance, failed
 from evenkeel.stats._compare import Comparison, compare, compare_failures, holm
+from evenkeel.stats._concordance import Concordance, concordance
 from evenkeel.stats._describe import Description, describe
 from evenkeel.stats._disagreement import disagreement
 from evenkeel.stats._paired import PairedComparison, compare_paired, compare_paired_failures
@@ -15,6 +16,7 @@ from evenkeel.stats._sign_flip import sign_flip_p
 
 __all__ = [
     "Comparison",
+    "Concordance",
     "Description",
     "PairedComparison",
     "better_than_chance",
@@ -22,6 +24,7 @@ __all__ = [
     "compare_failures",
     "compare_paired",
     "compare_paired_failures",
+    "concordance",
     "describe",
     "disagreement",
     "expected_maximum",

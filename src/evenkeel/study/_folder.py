@@ -64,6 +64,11 @@ class StudyFolder:
         """The results table, as Markdown."""
         return self.path / "results.md"
 
+    @property
+    def claims(self) -> Path:
+        """The paper's claims as the study has them, as Markdown."""
+        return self.path / "claims.md"
+
     def create(self) -> None:
         """Make the folder, and see that it can be written.
 
