@@ -17,6 +17,7 @@ from torch import nn
 from evenkeel import ClipStatistics, clip_grad_norm_, components
 from evenkeel.clipping import cpu
 from evenkeel.optim import ClippedAdamW, UpdateLimit, clipped, latest_update
+from evenkeel.optim._on_zeros import OnZeros
 from evenkeel.partition import Components
 
 RATE, EPSILON = 1e-2, 1e-3
@@ -175,6 +176,60 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for one, other in zip(bags[0].parameters(), bags[1].parameters(), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance)
+
+
+SHAPES = [(40, 30), (3,), (1025,), (), (0,), (7, 5000)]
+
+
+@pytest.mark.filterwarnings("ignore:.*have no entries:UserWarning")
+@pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
+@pytest.mark.parametrize("limit", [UpdateLimit(0.01), UpdateLimit({"p0": 0.001, "*": 0.05}, floor=0.1, decay=True)])
+def test_all_at_once_it_is_what_it_is_on_zeros(
+    limit: UpdateLimit, nonfinite: Any, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a tensor is a component kernels do all while it is in the cache; elsewhere zeros stand for the weights."""
+    bags = [Bag(*[torch.zeros(shape) for shape in SHAPES], None) for _ in range(3)]
+    bags[2].double()
+    found = []
+    asked: list[int] = []
+    real = OnZeros.of
+    for bag, here in zip(bags, (True, False, False), strict=True):
+        for seed, parameter in enumerate(bag.parameters()):
+            parameter.data.copy_(drawn(*parameter.shape, seed=seed))
+        optimizer = ClippedAdamW(
+            [{"params": list(bag.parameters())[:3], "lr": 0.3}, {"params": list(bag.parameters())[3:]}],
+            lr=0.1,
+            weight_decay=0.1,
+            parts=components(bag),
+            max_norm=0.5,
+            max_update=limit,
+            nonfinite=nonfinite,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (0.5, 1.0, 0.7, 0.0)[step])
+        with monkeypatch.context() as patch:
+            patch.setattr(cpu, "available", lambda here=here: kernels and here)
+            patch.setattr(OnZeros, "of", lambda *args, here=here: asked.append(here) or real(*args))
+            for step in range(3):
+                for seed, parameter in enumerate(list(bag.parameters())[:-1]):
+                    grad = drawn(*parameter.shape, seed=10 * step + seed) * (1e-25 if step == 1 and seed == 2 else 1.0)
+                    parameter.grad = grad.to(parameter.dtype)
+                    if step == 2 and seed == 1:
+                        parameter.grad[0] = NAN
+                optimizer.step()
+                schedule.step()
+        assert optimizer.last_update is not None
+        assert optimizer.last is not None
+        found.append((optimizer.last_update, optimizer.last, [one.detach().double() for one in bag.parameters()]))
+    assert asked == [True] * (0 if kernels else 3) + [False] * 6
+    for one, tolerance in ((found[1], 1e-5), (found[2], 1e-4)):
+        for name in ("norms", "thresholds", "coefficients"):
+            for ours, theirs in zip(found[0][:2], one[:2], strict=True):
+                mine, other = getattr(ours, name).double(), getattr(theirs, name).double()
+                torch.testing.assert_close(mine, other, rtol=tolerance, atol=1e-9, equal_nan=True)
+        for mine, other in zip(found[0][2], one[2], strict=True):
+            torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance, equal_nan=True)
+    assert (found[0][0].coefficients < 0.9).sum() >= 2
+    assert found[0][2][1].isnan().all() == (nonfinite == "propagate")
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast, final
 
 import torch
@@ -28,7 +29,7 @@ from evenkeel.errors import OptimizerError
 from evenkeel.optim._groups import Given, as_groups, trained_parts
 from evenkeel.optim._jobs import find_jobs
 from evenkeel.optim._lists import Lists, lists_of, update_by_torch
-from evenkeel.optim._max_update import MaxUpdate, as_limit, refuse_stages
+from evenkeel.optim._max_update import MaxUpdate, UpdateLimit, as_limit, refuse_stages
 from evenkeel.optim._on_zeros import OnZeros
 from evenkeel.optim._settings import Settings
 from evenkeel.optim._states import keep_threshold, refuse_copy
@@ -230,11 +231,26 @@ class ClippedAdamW(AdamW):
         lists = [lists_of(self, group) for group in self.param_groups]
         if self._limit is None:
             self._update(self.param_groups, lists, scale, found_inf)
-            return loss
-        beside = OnZeros.of(self._trained(), self._limit, self.param_groups, lists, self._begun)
-        self._update(beside.groups, beside.lists, scale, found_inf)
-        self.last_update = beside.apply(found_inf)
+        elif not self._limit_at_once(self._limit, lists, scale):
+            beside = OnZeros.of(self._trained(), self._limit, self.param_groups, lists, self._begun)
+            self._update(beside.groups, beside.lists, scale, found_inf)
+            self.last_update = beside.apply(found_inf)
         return loss
+
+    def _limit_at_once(self, limit: UpdateLimit, lists: list[Lists], scale: Tensor | None) -> bool:
+        """Update by limited steps where kernels know a component's limit once they have read it; or say no."""
+        way = self._way() if self._kernels_wanted() else None
+        if way is None or not way.limits(clip := self._clip()):
+            return False
+        settings = Settings.of(self.param_groups, lists, correct_bias=self._correct_bias)
+        jobs = find_jobs(clip.parts, lists, settings.places, way.reads)
+        if jobs is None or not way.takes(jobs) or len(set(jobs.owners)) < len(jobs.owners):
+            return False
+        begun = {id(group): rate for group, rate in zip(self.param_groups, self._begun, strict=True)}
+        peaks = [{**group, "lr": limit.peak(group, begun[id(group)])} for group in settings.groups]
+        measured = replace(settings, groups=peaks)
+        self.last, self.last_update = way.limited_step(jobs, settings, measured, limit, clip, _gain(scale))
+        return True
 
     def _update(
         self, groups: list[dict[str, Any]], lists: list[Lists], scale: Tensor | None, found_inf: Tensor | None
@@ -276,12 +292,15 @@ class ClippedAdamW(AdamW):
         if way is None:
             return False
         settings = Settings.of(groups, lists, correct_bias=self._correct_bias)
-        parts = self._trained()
-        jobs = find_jobs(parts, lists, settings.places, way.reads)
+        jobs = find_jobs(self._trained(), lists, settings.places, way.reads)
         if jobs is None or not way.takes(jobs):
             return False
-        gain = None if scale is None else scale.double().reciprocal().float()
-        clip = Clip(
+        self.last = way.step(jobs, settings, self._clip(), _gain(scale), found_inf)
+        return True
+
+    def _clip(self) -> Clip:
+        parts = self._trained()
+        return Clip(
             parts=parts,
             threshold=as_threshold(applicable(self._threshold, parts), parts),
             norm_type=self._norm_type,
@@ -289,8 +308,6 @@ class ClippedAdamW(AdamW):
             stages=self._stages,
             shared=self._shared,
         )
-        self.last = way.step(jobs, settings, clip, gain, found_inf)
-        return True
 
     def _trained(self) -> Components:
         """Return the components that have a parameter in a group: others' gradients are none of its business."""
@@ -305,3 +322,8 @@ class ClippedAdamW(AdamW):
         if gpu.available(device):
             return self._on_gpu
         return OnCpu() if device.type == "cpu" and cpu.available() else None
+
+
+def _gain(scale: Tensor | None) -> Tensor | None:
+    """Return what gradients are multiplied by where they still have a loss scale."""
+    return None if scale is None else scale.double().reciprocal().float()

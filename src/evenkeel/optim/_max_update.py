@@ -107,7 +107,7 @@ class UpdateLimit:
         Returns:
             Norms, shape ``[C]``, on the same device; nothing waits for it.
         """
-        shares, floors = self._constants(parts, weights)
+        shares, floors = self.constants(parts, weights)
         return shares * (weights + floors)
 
     def peak(self, group: Mapping[str, Any], begun: float | Tensor) -> float | Tensor:
@@ -123,8 +123,16 @@ class UpdateLimit:
         rate: float | Tensor = group.get("max_lr", group.get("initial_lr", begun)) if self.decay else group["lr"]
         return rate
 
-    def _constants(self, parts: Components, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return shares and floors, copied to the device the first time only."""
+    def constants(self, parts: Components, like: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return what is allowed but for the weights; copied to the device the first time only.
+
+        Args:
+            parts: the components, ``C`` of them.
+            like: a tensor of the dtype and on the device that are wanted.
+
+        Returns:
+            The shares :math:`r`, and the floors :math:`f \sqrt n`, both of shape ``[C]``.
+        """
         compiling = torch.compiler.is_compiling()  # then they are constants of the graph
         numbers = self.max_update
         key = ("max_update", tuple(numbers.items()) if isinstance(numbers, Mapping) else numbers, self.floor)

@@ -11,6 +11,7 @@ from torch.distributed import ProcessGroup
 from evenkeel.clipping import ClipResult, Nonfinite, clip_coefficients
 from evenkeel.clipping.thresholds import Threshold
 from evenkeel.optim._jobs import Jobs
+from evenkeel.optim._max_update import UpdateLimit
 from evenkeel.optim._settings import Settings
 from evenkeel.partition import Components
 
@@ -46,6 +47,28 @@ class Clip:
 
 class Way(ABC):
     """Kernels of one kind of device."""
+
+    def limits(self, clip: Clip) -> bool:
+        """Say whether :meth:`limited_step` can be asked where gradients are clipped so; the default cannot."""
+        return False
+
+    def limited_step(
+        self, jobs: Jobs, settings: Settings, measured: Settings, limit: UpdateLimit, clip: Clip, gain: Tensor | None
+    ) -> tuple[ClipResult, ClipResult]:
+        """Update, in place, by steps that are limited by the weights; asked where :meth:`limits` says so.
+
+        Args:
+            jobs: see :meth:`step`.
+            settings: see :meth:`step`.
+            measured: the same with the learning rates that steps are measured with.
+            limit: how far a step may go.
+            clip: see :meth:`step`.
+            gain: see :meth:`step`.
+
+        Returns:
+            What was clipped, and what was limited.
+        """
+        raise NotImplementedError(f"{type(self).__name__} limits no steps")
 
     @abstractmethod
     def reads(self, tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from evenkeel.clipping.cpu import addresses, share
 from evenkeel.clipping.thresholds import EPSILON
 from evenkeel.optim._jobs import Jobs
 
-__all__ = ["clip_and_update_", "update_"]
+__all__ = ["clip_and_update_", "limit_and_update_", "update_"]
 
 
 def update_(jobs: Jobs, factors: Tensor, silenced: Tensor, numbers: Sequence[tuple[float, ...]]) -> None:
@@ -50,12 +50,44 @@ def clip_and_update_(
     return torch.from_numpy(norms)
 
 
+def limit_and_update_(
+    jobs: Jobs,
+    limits: Tensor,
+    gains: Tensor,
+    numbers: Sequence[tuple[float, ...]],
+    *,
+    silence: bool,
+    shares: Tensor,
+    floors: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Update the tensors of ``jobs`` as :func:`clip_and_update_` does, by steps that are limited by the weights.
+
+    Args:
+        jobs: as for :func:`update_`.
+        limits: as for :func:`clip_and_update_`.
+        gains: as for :func:`clip_and_update_`.
+        numbers: eight for each of the jobs' settings, see ``_limiting``.
+        silence: as for :func:`clip_and_update_`.
+        shares: how far a step may go, relative to the weights' norm and the floor, float64, shape ``[T]``.
+        floors: what is added to the weights' norms, float64, shape ``[T]``.
+
+    Returns:
+        The gradients' norms before clipping, float32, shape ``[T]``; and the norms of the steps, what was allowed, and
+        what part of them was made, float64, shape ``[3, T]``.
+    """
+    norms, steps = np.empty(len(limits), dtype=np.float32), np.empty((3, len(limits)))
+    fixed = (limits.numpy(), norms, gains.numpy(), silence, np.float32(EPSILON))
+    tables = (*_settings(jobs, numbers), shares.numpy(), floors.numpy(), steps)
+    _run("limit_and_update", jobs, *fixed, *tables, module="_limiting")
+    return torch.from_numpy(norms), torch.from_numpy(steps)
+
+
 def _settings(jobs: Jobs, numbers: Sequence[tuple[float, ...]]) -> tuple[Any, Any]:
     return np.array(numbers, dtype=np.float32), np.array(jobs.settings, dtype=np.int64)
 
 
-def _run(kernel: str, jobs: Jobs, *arguments: Any) -> None:
-    function = getattr(importlib.import_module("evenkeel.optim.cpu._kernels"), kernel)
+def _run(kernel: str, jobs: Jobs, *arguments: Any, module: str = "_kernels") -> None:
+    function = getattr(importlib.import_module(f"evenkeel.optim.cpu.{module}"), kernel)
     counts = np.array([tensor.numel() for tensor in jobs.parameters], dtype=np.int64)
     places = np.stack([addresses(tensors) for tensors in jobs.tensors])
     share(function, counts, places, counts, *arguments)
