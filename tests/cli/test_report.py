@@ -106,3 +106,13 @@ def test_studies_that_share_nothing_are_an_error(
     said = evenkeel("compare", study, other.path)
     assert said.code == 2
     assert "share no task, model, recipe and method" in " ".join(said.err.split())
+
+
+def test_a_study_is_packed(evenkeel: Call, study: Path, tmp_path: Path) -> None:
+    said = evenkeel("pack", study, tmp_path / "kept")
+    assert said.code == 0
+    assert said.out.startswith(f"packed: {tmp_path / 'kept'} (")
+    assert evenkeel("status", tmp_path / "kept").out == evenkeel("status", study).out
+    refused = evenkeel("pack", study, tmp_path / "kept")
+    assert refused.code == 2
+    assert "is not empty; name a new one" in refused.err

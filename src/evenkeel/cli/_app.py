@@ -16,6 +16,7 @@ from evenkeel.cli.components import components
 from evenkeel.cli.demo import demo
 from evenkeel.cli.finetune import finetune
 from evenkeel.cli.methods import methods
+from evenkeel.cli.pack import pack
 from evenkeel.cli.report import report
 from evenkeel.cli.status import status
 from evenkeel.cli.study import study
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, study, status, report, compare, finetune, components, methods):
+for command in (demo, study, status, report, compare, pack, finetune, components, methods):
     app.command()(command)
 
 

@@ -8,6 +8,7 @@ from evenkeel.study._estimate import Estimate, Share, estimate
 from evenkeel.study._execute import RunResult, execute
 from evenkeel.study._finetune import finetune_one
 from evenkeel.study._folder import StudyFolder
+from evenkeel.study._pack import pack
 from evenkeel.study._plan import CheckpointPlan, Measures, Plan, Resources, RunSpec, TaskPlan, Training, load_plan
 from evenkeel.study._prepare import Prepared, prepare
 from evenkeel.study._recipes import recipe_names
@@ -45,6 +46,7 @@ __all__ = [
     "finetune_one",
     "load_plan",
     "open_study",
+    "pack",
     "prepare",
     "recipe_names",
     "size",

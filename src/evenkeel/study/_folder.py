@@ -69,6 +69,12 @@ class StudyFolder:
         """The paper's claims as the study has them, as Markdown."""
         return self.path / "claims.md"
 
+    @property
+    def written(self) -> list[Path]:
+        """All files of a report, whether they are there or not."""
+        tables = [self.table.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")]
+        return [self.report, *tables, self.claims, self.claims.with_suffix(".csv")]
+
     def create(self) -> None:
         """Make the folder, and see that it can be written.
 

@@ -138,6 +138,18 @@ class Store:
             with self._connection:
                 yield self._connection
 
+    def copy_to(self, path: Path) -> None:
+        """Write the store as one file, without what is no longer used; runs in progress are left as they are.
+
+        Args:
+            path: the new file, which is not there yet.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        with self._at_work():
+            self._connection.execute("VACUUM INTO ?", (str(path),))
+
     def close(self) -> None:
         """Close the file."""
         if self._wrote:
