@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def _imports_are_no_garbage() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _later_imports_are_none_either(_imports_are_no_garbage: None) -> Iterator[None]:
+    """Much is imported by what is tested, when it is first needed."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
