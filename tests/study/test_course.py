@@ -15,7 +15,7 @@ def studied(make_plan: MakePlan, path: Path, **changes: object) -> tuple[Study, 
     return study, study.run(InlineEngine())
 
 
-@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("grouped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_training_does_not_notice(make_plan: MakePlan, tmp_path: Path, grouped: bool) -> None:
     training = {"group_by_length": grouped}
     with_scores, theirs = studied(make_plan, tmp_path / "with", measures={"evaluations": 4}, training=training)

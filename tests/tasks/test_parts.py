@@ -79,8 +79,13 @@ def split(seed: int | None, **source: Any) -> TaskData:
     return load_task(TaskSource(split_seed=seed, **source))
 
 
-def test_a_split_is_drawn_anew_by_its_seed() -> None:
-    plain, one, again, other = (split(seed, name="grammar/acceptability") for seed in (None, 1, 1, 2))
+@pytest.mark.parametrize("embedded", [False, pytest.param(True, marks=pytest.mark.slow)])  # of thousands of sentences
+def test_a_split_is_drawn_anew_by_its_seed(tmp_path: Path, embedded: bool) -> None:
+    source: dict[str, Any] = {"name": "grammar/acceptability"}
+    if not embedded:
+        files = {part: write(tmp_path / f"{part}.csv", ["a", "b"] * 10) for part in ("train", "validation", "test")}
+        source = {"name": "mine", **files}
+    plain, one, again, other = (split(seed, **source) for seed in (None, 1, 1, 2))
     different = (plain, one, other)
     assert len({(len(data.train), len(data.validation)) for data in different}) == 1
     pools = [

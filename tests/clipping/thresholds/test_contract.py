@@ -1,8 +1,13 @@
-"""Every threshold of ours keeps to the contract that users' own ones are tested against."""
+"""Every threshold of ours keeps to the contract that users' own ones are tested against.
+
+For the second tier are those that are another one of them in other settings.
+"""
 
 from __future__ import annotations
 
 import math
+
+import pytest
 
 from evenkeel.clipping.thresholds import (
     Budget,
@@ -19,6 +24,10 @@ from evenkeel.clipping.thresholds import (
 )
 from evenkeel.testing import ThresholdContract
 
+pytestmark = (
+    pytest.mark.no_cover
+)  # tracing would double its time, for lines that the tests of each threshold go through
+
 
 class TestFixed(ThresholdContract):
     of_places = True
@@ -34,6 +43,7 @@ class TestLinear(ThresholdContract):
         return Linear(0.1, 2.0, steps=50)
 
 
+@pytest.mark.slow
 class TestCosine(ThresholdContract):
     counts_steps = True
 
@@ -46,6 +56,7 @@ class TestBudgetBySize(ThresholdContract):
         return Budget(1.5)
 
 
+@pytest.mark.slow
 class TestBudgetEqual(ThresholdContract):
     def make(self) -> Threshold:
         return Budget(1.5, share="equal")
@@ -56,6 +67,7 @@ class TestWeightRelative(ThresholdContract):
         return WeightRelative(0.1)
 
 
+@pytest.mark.slow
 class TestWeightRelativeWithAComponentLeftAlone(ThresholdContract):
     def make(self) -> Threshold:
         return WeightRelative(0.1, unclipped=("2.bias",))
@@ -66,6 +78,7 @@ class TestEma(ThresholdContract):
         return Ema(beta=0.9, warmup=0)
 
 
+@pytest.mark.slow
 class TestEmaAfterItsWarmUp(ThresholdContract):
     def make(self) -> Threshold:
         return Ema(beta=0.9, warmup=10)
@@ -93,16 +106,19 @@ class TestAutoClip(ThresholdContract):
         return Grouped(Percentile(10), by="global")
 
 
+@pytest.mark.slow
 class TestZClip(ThresholdContract):
     def make(self) -> Threshold:
         return Grouped(ZScore(alpha=0.9, warmup=6), by="global")
 
 
+@pytest.mark.slow
 class TestAggc(ThresholdContract):
     def make(self) -> Threshold:
         return Grouped(CappedEma(), by="role")
 
 
+@pytest.mark.slow
 class TestAdaGcByModule(ThresholdContract):
     def make(self) -> Threshold:
         return Grouped(Ema(warmup=5), by="module")

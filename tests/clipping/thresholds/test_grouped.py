@@ -60,30 +60,42 @@ def agree(got: list[Limits], joined: Rows, thresholds: Rows, owners: list[int]) 
 SEEDS = st.integers(0, 10**6)
 
 
-@settings(max_examples=10)
-@given(SEEDS, st.booleans())
-def test_autoclip_as_published(seed: int, useless: bool) -> None:
-    rows = history(seed, useless=useless)
-    joined = together(rows, [0, 0, 0])
-    got = show(Grouped(Percentile(10), by="global"), rows)
-    agree(got, joined, autoclip(joined, 10, 256)[0], [0, 0, 0])
+@pytest.mark.parametrize("examples", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_autoclip_as_published(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(SEEDS, st.booleans())
+    def agrees(seed: int, useless: bool) -> None:
+        rows = history(seed, useless=useless)
+        joined = together(rows, [0, 0, 0])
+        got = show(Grouped(Percentile(10), by="global"), rows)
+        agree(got, joined, autoclip(joined, 10, 256)[0], [0, 0, 0])
+
+    agrees()
 
 
-@settings(max_examples=10)
-@given(SEEDS, st.booleans())
-def test_zclip_as_published(seed: int, useless: bool) -> None:
-    rows = history(seed, useless=useless)
-    joined = together(rows, [0, 0, 0])
-    agree(show(Grouped(ZScore(), by="global"), rows), joined, zclip(joined, 2.5, 0.97, 25)[0], [0, 0, 0])
+@pytest.mark.parametrize("examples", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_zclip_as_published(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(SEEDS, st.booleans())
+    def agrees(seed: int, useless: bool) -> None:
+        rows = history(seed, useless=useless)
+        joined = together(rows, [0, 0, 0])
+        agree(show(Grouped(ZScore(), by="global"), rows), joined, zclip(joined, 2.5, 0.97, 25)[0], [0, 0, 0])
+
+    agrees()
 
 
-@settings(max_examples=10)
-@given(SEEDS)
-def test_aggc_as_published(seed: int) -> None:
-    rows = history(seed)
-    joined = together(rows, EVEN_ODD)
-    got = show(Grouped(CappedEma(total_steps=100), by=even_or_odd), rows)
-    agree(got, joined, aggc(joined, 0.6, 0.7, 0.95, 0.9, 100)[0], EVEN_ODD)
+@pytest.mark.parametrize("examples", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_aggc_as_published(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(SEEDS)
+    def agrees(seed: int) -> None:
+        rows = history(seed)
+        joined = together(rows, EVEN_ODD)
+        got = show(Grouped(CappedEma(total_steps=100), by=even_or_odd), rows)
+        agree(got, joined, aggc(joined, 0.6, 0.7, 0.95, 0.9, 100)[0], EVEN_ODD)
+
+    agrees()
 
 
 def test_the_whole_of_all_stages_is_the_global_norm() -> None:

@@ -41,29 +41,37 @@ def zclip(rows: Rows, z: float, alpha: float, warmup: int) -> tuple[Rows, Rows]:
     return thresholds, coefficients
 
 
-@settings(max_examples=15)
-@given(
-    st.integers(0, 10**6),
-    st.sampled_from([2.5, 1.0]),
-    st.sampled_from([0.97, 0.5, 0.0]),
-    st.sampled_from([2, 25]),
-)
-def test_it_is_the_papers_rule(seed: int, z: float, alpha: float, warmup: int) -> None:
-    rows = history(seed)
-    compare(show(ZScore(z, alpha=alpha, warmup=warmup), rows), *zclip(rows, z, alpha, warmup))
+@pytest.mark.parametrize("examples", [5, pytest.param(15, marks=pytest.mark.slow)])
+def test_it_is_the_papers_rule(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(
+        st.integers(0, 10**6),
+        st.sampled_from([2.5, 1.0]),
+        st.sampled_from([0.97, 0.5, 0.0]),
+        st.sampled_from([2, 25]),
+    )
+    def agrees(seed: int, z: float, alpha: float, warmup: int) -> None:
+        rows = history(seed)
+        compare(show(ZScore(z, alpha=alpha, warmup=warmup), rows), *zclip(rows, z, alpha, warmup))
+
+    agrees()
 
 
-@settings(max_examples=5)
-@given(st.integers(0, 10**6))
-def test_in_float32_it_is_that_rule_too(seed: int) -> None:
-    # Whether a norm on the very edge is a spike may be rounded either way: take spikes that are none or clear ones.
-    rows = history(seed, useless=False)
-    wanted, _ = zclip(rows, 2.5, 0.97, 25)
-    got = stacked(show(ZScore(), rows, dtype=torch.float32))
-    both = got.isfinite() & torch.tensor(wanted).isfinite()
-    assert int((got.isfinite() != torch.tensor(wanted).isfinite()).sum()) == 0
-    assert int(both.sum()) > 0
-    torch.testing.assert_close(got[both], torch.tensor(wanted, dtype=torch.float64)[both], rtol=1e-4, atol=0)
+@pytest.mark.parametrize("examples", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_in_float32_it_is_that_rule_too(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(st.integers(0, 10**6))
+    def agrees(seed: int) -> None:
+        # Whether a norm on the very edge is a spike may be rounded either way: take spikes that are none or clear ones.
+        rows = history(seed, useless=False)
+        wanted, _ = zclip(rows, 2.5, 0.97, 25)
+        got = stacked(show(ZScore(), rows, dtype=torch.float32))
+        both = got.isfinite() & torch.tensor(wanted).isfinite()
+        assert int((got.isfinite() != torch.tensor(wanted).isfinite()).sum()) == 0
+        assert int(both.sum()) > 0
+        torch.testing.assert_close(got[both], torch.tensor(wanted, dtype=torch.float64)[both], rtol=1e-4, atol=0)
+
+    agrees()
 
 
 def test_the_farther_out_the_more_is_clipped() -> None:

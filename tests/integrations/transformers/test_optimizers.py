@@ -43,7 +43,7 @@ def trained(args: TrainingArguments, methods: list[str], **more: Any) -> tuple[n
 @pytest.mark.parametrize(
     ("methods", "options"),
     [
-        (["component-clip:max_norm=0.01"], {}),
+        pytest.param(["component-clip:max_norm=0.01"], {}, marks=pytest.mark.slow),
         (["component-clip:max_norm=0.01:by=layer"], {"bf16": True}),
         (["full"], {"optim": "adamw_torch"}),
         (["component-clip:max_norm=0.01", "gradual-unfreezing"], {}),

@@ -40,7 +40,11 @@ def ema() -> thresholds.Ema:
     return thresholds.Ema(0.9, beta=0.7, warmup=2, warmup_max_norm=0.5)
 
 
-@pytest.mark.parametrize("make", [ema, lambda: thresholds.Percentile(50, window=4)], ids=["Ema", "Percentile"])
+@pytest.mark.parametrize(
+    "make",
+    [ema, pytest.param(lambda: thresholds.Percentile(50, window=4), marks=pytest.mark.slow)],
+    ids=["Ema", "Percentile"],
+)
 def test_a_resumed_training_is_an_uninterrupted_one(
     arguments: Arguments, tmp_path: Path, make: Callable[[], thresholds.Threshold]
 ) -> None:
