@@ -121,12 +121,14 @@ def test_every_measure_is_what_its_columns_say(make_cell) -> None:
     rows = [(step, "layer.0.query.weight", 0, "query", "weight", 0.1) for step in range(1, 101)]
     covered = [1 - math.exp(-step / 20) for step in range(1, 101)]
     table = norms(
-        *rows, coefficient=[0.5, 1.0] * 50, weight_norm=[2.0] * 100, update_norm=[0.002] * 100,
+        *rows, coefficient=[0.5, 1.0] * 50, update_coefficient=[0.5, 1.0, 1.0, 1.0] * 25,
+        weight_norm=[2.0] * 100, update_norm=[0.002] * 100,
         rms_change=covered, cosine_distance=[1e-4] * 100,
     )  # fmt: skip
     (of_method,) = component_maps([(cell := make_cell([0.7], telemetry=[table]))[0]], cell[1])
     found = {one.measure: one.successful[0, 0, 0] for one in of_method}
     assert found["clipped"] == 0.5
+    assert found["limited"] == 0.25
     assert found["ratio"] == pytest.approx(-3, abs=1e-5)
     assert found["turned"] == pytest.approx(-4, abs=1e-5)
     assert found["drift"] == pytest.approx(np.mean(np.log10(covered)), abs=1e-4)

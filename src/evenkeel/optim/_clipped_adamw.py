@@ -125,8 +125,9 @@ class ClippedAdamW(AdamW):
             amsgrad: keep the largest second moment.
             max_norm: the norm that a component's gradient may have, see :func:`evenkeel.clip_grad_norm_`.
             max_update: the norm that a step may have, relative to the component's weights: a number, numbers by role
-                or pattern, or an :class:`UpdateLimit`; None for any. It costs passes over the weights and memory for
-                one more copy of them while the step is made.
+                or pattern, or an :class:`UpdateLimit`; None for any. On a CPU, where tensors are components, kernels
+                read moments and weights once more; elsewhere it costs some passes, and memory for one more copy of the
+                weights while the step is made.
             parts: the components, where ``params`` are parameters.
             norm_type: order of the norm; positive, may be ``inf``.
             nonfinite: what to do with a component whose norm is NaN or infinite. ``"zero"``: its gradient counts as

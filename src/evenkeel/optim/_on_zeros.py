@@ -12,6 +12,7 @@ from torch import Tensor
 from evenkeel.clipping import ClipResult, copied_norms, weight_names, weight_norms
 from evenkeel.optim._lists import Lists
 from evenkeel.optim._max_update import UpdateLimit, limit_coefficients
+from evenkeel.optim._multiply import multiply_
 from evenkeel.partition import Components
 
 __all__ = ["OnZeros"]
@@ -106,8 +107,6 @@ class OnZeros:
         decay = coefficients * (group["lr"] * group["weight_decay"])
         if found_inf is not None:
             decay = decay * (1 - found_inf.to(decay))
-        taken = (coefficients * ratio).unbind()
-        kept = (1 - decay).unbind()
         weights: list[Tensor] = []
         changes: list[Tensor] = []
         owners: list[int] = []
@@ -122,14 +121,9 @@ class OnZeros:
         if not weights:
             return
         if isinstance(group["weight_decay"], Tensor) or group["weight_decay"]:
-            torch._foreach_mul_(weights, _beside(weights, owners, kept))
-        torch._foreach_mul_(changes, _beside(changes, owners, taken))
+            multiply_(self.parts, weights, owners, 1 - decay)
+        multiply_(self.parts, changes, owners, coefficients * ratio)
         torch._foreach_add_(weights, changes)
-
-
-def _beside(views: Sequence[Tensor], owners: Sequence[int], factors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the factor of each view, on its device."""
-    return [factors[owner].to(view.device) for view, owner in zip(views, owners, strict=True)]
 
 
 def _ratio(rate: _Rate, measured: _Rate) -> _Rate:

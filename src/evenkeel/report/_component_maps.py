@@ -55,8 +55,7 @@ def _ratio(columns: Mapping[str, Floats]) -> Floats:
         return _log(columns["update_norm"] / columns["weight_norm"])
 
 
-def _clipped(columns: Mapping[str, Floats]) -> Floats:
-    values = columns["coefficient"]
+def _below_one(values: Floats) -> Floats:
     return np.where(np.isfinite(values), values < 1, np.nan)
 
 
@@ -74,7 +73,16 @@ MEASURES: dict[str, Measure] = {
         unit="share",
         how="In how many of the recorded steps the gradient was made smaller: 0 never, 1 always.",
         columns=("coefficient",),
-        values=_clipped,
+        values=lambda columns: _below_one(columns["coefficient"]),
+        kinds=None,
+    ),
+    "limited": Measure(
+        name="share of steps limited",
+        unit="share",
+        how="In how many of the recorded steps the update was made smaller, because it was large beside the weights: "
+        "0 never, 1 always.",
+        columns=("update_coefficient",),
+        values=lambda columns: _below_one(columns["update_coefficient"]),
         kinds=None,
     ),
     "ratio": Measure(
@@ -141,8 +149,8 @@ def component_maps(members: Sequence[Cell], folder: StudyFolder) -> list[list[Co
     """Read what happened where, for the finished runs of several methods.
 
     A place's value is the mean over its components and the recorded steps of a part of training, then over runs. Steps
-    in which a component was frozen do not count. Biases are left out but of the share clipped: a key's bias has no
-    gradient but rounding errors.
+    in which a component was frozen do not count. Biases are left out but of the shares clipped and limited: a key's
+    bias has no gradient but rounding errors.
 
     Args:
         members: the runs of each method on one task and model.

@@ -11,7 +11,7 @@ from tests.clipping._bag import INF, NAN, Bag, bits, drawn
 from tests.clipping.gpu import test_segments
 from torch import Tensor
 
-from evenkeel import clip_grad_norm_
+from evenkeel import clip_grad_norm_, components
 from evenkeel.clipping.thresholds import Percentile
 from evenkeel.optim import ClippedAdamW, _clipped_adamw
 from evenkeel.optim._jobs import Jobs
@@ -107,6 +107,50 @@ def other_layout() -> tuple[bool, bool]:
 
 def test_a_gradient_of_other_strides_is_left_to_torch(interpreted: Callable[..., Any]) -> None:
     assert interpreted(other_layout) == (False, True)
+
+
+def limited(nonfinite: Any, poison: float | None, dtype: torch.dtype) -> tuple[float, bool, list[float]]:
+    """Limit steps here and, in float64, by torch; return how far apart they are, and the coefficients."""
+    asked: list[object] = []
+    real = _clipped_adamw.update_by_torch
+    models = [Bag(*[drawn(*shape, seed=9, dtype=one) for shape in SHAPES]) for one in (dtype, torch.float64)]
+    optimizers = []
+    for model, options in zip(models, ({}, {"foreach": True}), strict=True):
+        for seed, parameter in enumerate(model.parameters()):
+            parameter.data.copy_(drawn(*parameter.shape, seed=seed, dtype=dtype))
+        groups = [{"params": list(model.parameters())[:2], "lr": 0.3}, {"params": list(model.parameters())[2:]}]
+        common: dict[str, Any] = {"max_norm": 0.5, "max_update": {"p[01]": 0.01, "*": 3.0}, "nonfinite": nonfinite}
+        optimizers.append(ClippedAdamW(groups, lr=0.1, weight_decay=0.1, parts=components(model), **common, **options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_clipped_adamw, "update_by_torch", lambda *args, **kw: (asked.append(1), real(*args, **kw)))
+        for step in range(3):
+            for model, optimizer in zip(models, optimizers, strict=True):
+                for index, parameter in enumerate(model.parameters()):
+                    grad = drawn(*parameter.shape, seed=10 * step + index, dtype=dtype)
+                    parameter.grad = None if index == 1 and step == 1 else grad.to(parameter.dtype)
+                if poison is not None:
+                    next(model.parameters()).grad.view(-1)[0] = poison  # type: ignore[union-attr]
+                asked.clear()
+                optimizer.step()
+                if model is models[0] and asked:
+                    return INF, True, []
+    pairs = list(zip(*(model.parameters() for model in models), strict=True))
+    far = max((one.double() - other).abs().nan_to_num().max().item() for one, other in pairs)
+    same = all(torch.equal(one.isnan(), other.isnan()) for one, other in pairs)
+    assert optimizers[0].last_update is not None
+    return far if same else INF, False, optimizers[0].last_update.coefficients.tolist()
+
+
+@pytest.mark.parametrize(("nonfinite", "poison"), [("propagate", None), ("propagate", NAN), ("zero", NAN)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_limited(
+    interpreted: Callable[..., Any], nonfinite: str, poison: float | None, dtype: torch.dtype
+) -> None:
+    far, asked, coefficients = interpreted(limited, nonfinite, poison, dtype)
+    assert not asked
+    assert far < (2e-5 if dtype == torch.float32 else 1e-12)
+    assert coefficients[1] < 0.9
+    assert coefficients[2:] == [1.0, 1.0]
 
 
 def jobs(*tensors: Tensor) -> Jobs:
