@@ -12,7 +12,7 @@ from evenkeel.report._words import number
 
 __all__ = ["CLAIM_HEADINGS", "claim_texts", "claims_csv", "claims_markdown"]
 
-CLAIM_HEADINGS = ("claim", "method", "verdict", "effect", "interval", "what it is", "by", "n")
+CLAIM_HEADINGS = ("claim", "verdict", "method", "effect", "interval", "what it is", "by", "n")
 
 
 def claim_texts(claim: Claim) -> tuple[str, ...]:
@@ -20,8 +20,8 @@ def claim_texts(claim: Claim) -> tuple[str, ...]:
     low, high = claim.interval
     return (
         CLAIMS[claim.claim],
-        claim.method,
         claim.verdict + (f": {claim.reason}" if claim.reason else ""),
+        claim.method,
         number(claim.effect),
         "-" if math.isnan(low) else f"{number(low)} to {number(high)}",
         claim.unit or "-",
