@@ -68,21 +68,26 @@ def by_formula(
     return seen
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+METHODS: dict[str, tuple[ComponentUpdateClipping, Callable[[str], float]]] = {
+    "number": (ComponentUpdateClipping(max_update=0.02), lambda name: 0.02),
+    "roles": (
+        ComponentUpdateClipping(max_update={"query": 1e-3, "*": 0.02}, max_norm=0.05, floor=0.01),
+        lambda name: 1e-3 if ".query." in name else 0.02,
+    ),
+    "layers": (ComponentUpdateClipping(max_update=0.02, by="layer"), lambda name: 0.02),
+}
+
+
 @pytest.mark.parametrize(
-    ("method", "share"),
+    ("which", "accumulate"),
     [
-        (ComponentUpdateClipping(max_update=0.02), lambda name: 0.02),
-        (
-            ComponentUpdateClipping(max_update={"query": 1e-3, "*": 0.02}, max_norm=0.05, floor=0.01),
-            lambda name: 1e-3 if ".query." in name else 0.02,
-        ),
-        (ComponentUpdateClipping(max_update=0.02, by="layer"), lambda name: 0.02),
+        ("number", 1),
+        ("roles", 2),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("number", 2), ("roles", 1), ("layers", 1))),
     ],
 )
-def test_it_is_the_formula(
-    arguments: Arguments, method: ComponentUpdateClipping, share: Callable[[str], float], accumulate: int
-) -> None:
+def test_it_is_the_formula(arguments: Arguments, which: str, accumulate: int) -> None:
+    method, share = METHODS[which]
     ours, theirs = _models.bert().double(), _models.bert().double()
     args = arguments(
         weight_decay=DECAY,

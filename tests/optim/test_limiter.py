@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -77,11 +78,15 @@ def limited(way: str, make: Any, parts: Components, max_update: Any, max_norm: f
     return clipped(optimizer, parts, max_norm=max_norm, max_update=max_update)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    ("model", "by"), [("bert", "tensor"), ("gpt2", "tensor"), pytest.param("mixtral", "layer", marks=pytest.mark.slow)]
-)
+FIRST = {("sgd", "clipped", "bert"), ("adamw", "in backward", "gpt2")}  # all others in the second tier
+ALL = [
+    pytest.param(*one, by, marks=() if one in FIRST else pytest.mark.slow)
+    for model, by in (("bert", "tensor"), ("gpt2", "tensor"), ("mixtral", "layer"))
+    for one in itertools.product(OPTIMIZERS, WAYS, [model])
+]
+
+
+@pytest.mark.parametrize(("name", "way", "model", "by"), ALL)
 def test_it_is_the_formula(name: str, way: str, model: str, by: Any) -> None:
     ours, theirs = _runs.MODELS[model]().double(), _runs.MODELS[model]().double()
     mine = limited(way, OPTIMIZERS[name], components(ours, by), {"query": 1e-3, "*": 0.02} if by == "tensor" else 0.02)

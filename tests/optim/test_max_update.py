@@ -130,7 +130,9 @@ def test_it_is_the_formula(max_update: Any, by: Any, max_norm: float, steps: int
         assert any(factor == 1.0 for factor in flat)
 
 
-@pytest.mark.parametrize("model", ["gpt2", "llama", pytest.param("mixtral", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "mixtral"))]
+)
 def test_cut_tensors_are_limited_part_by_part(model: str) -> None:
     """By what any optimizer's limiter does, which is tested by plain loops, where weights do not decay."""
     make = _runs.MODELS[model]
@@ -243,7 +245,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "amsgrad" else pytest.mark.slow) for name in OPTIONS]
+)
 def test_a_limit_that_is_never_reached_changes_nothing(name: str) -> None:
     found = []
     for max_update in (None, 1e3):
