@@ -81,7 +81,7 @@ def limited(way: str, make: Any, parts: Components, max_update: Any, max_norm: f
 FIRST = {("sgd", "clipped", "bert"), ("adamw", "in backward", "gpt2")}  # all others in the second tier
 ALL = [
     pytest.param(*one, by, marks=() if one in FIRST else pytest.mark.slow)
-    for model, by in (("bert", "tensor"), ("gpt2", "tensor"), ("mixtral", "layer"))
+    for model, by in (("bert", "tensor"), ("gpt2", "tensor"), ("llama", "layer"))
     for one in itertools.product(OPTIMIZERS, WAYS, [model])
 ]
 
