@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.color import ColorSystem
+from tests._tiers import few
 
 import evenkeel.methods as package
 from evenkeel.cli._console import console
@@ -116,7 +117,7 @@ def test_long_names_are_folded_and_complete(evenkeel: Callable[..., Any], foreig
 # --- a page
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", few([60, 80, 120], {60}))
 @pytest.mark.parametrize("name", known_methods())
 def test_every_method_has_a_page(
     evenkeel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, width: int

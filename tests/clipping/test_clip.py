@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import _models
+from tests._tiers import few
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -340,10 +341,10 @@ def test_the_watch_sees_a_synchronisation() -> None:
             wait(torch.ones(1))
 
 
-@pytest.mark.parametrize("by", ["tensor", "module", "role", "layer", "global"])
+@pytest.mark.parametrize("by", few(["tensor", "module", "role", "layer", "global"], {"tensor", "role", "global"}))
 @pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
 @pytest.mark.parametrize("max_norm", [0.05, INF, {"query": 0.1, "*": 1.0}])
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("missing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_clipping_waits_for_nothing(by: Any, nonfinite: Any, max_norm: Any, missing: bool) -> None:
     if isinstance(max_norm, dict) and by not in ("tensor", "role"):
         max_norm = 0.2

@@ -25,10 +25,10 @@ NONE: set[tuple[tuple[str, int], ...]] = {()}
     [
         ("ddp", "gpt2", NONE),
         ("fsdp2", "gpt2", ONE),
-        ("fsdp2", "phi3", ONE),
+        pytest.param("fsdp2", "phi3", ONE, marks=pytest.mark.slow),
         ("fsdp2", "mixtral", ONE),
         ("fsdp1", "gpt2", ONE),
-        ("fsdp1-grad-op", "mixtral", ONE),
+        pytest.param("fsdp1-grad-op", "mixtral", ONE, marks=pytest.mark.slow),
         ("fsdp1-flat", "phi3", ONE),
         ("fsdp1-no-shard", "gpt2", NONE),
         ("tp", "llama", ONE),

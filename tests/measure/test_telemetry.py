@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from tests import _models
+from tests._tiers import few
 from tests.clipping import _layouts
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ def learn(
     return seen
 
 
-@pytest.mark.parametrize("name", list(_models.ALL))
+@pytest.mark.parametrize("name", few(_models.ALL, {"bert", "llama"}))
 def test_every_number_is_that_of_a_loop(name: str) -> None:
     model = _models.ALL[name]()
     parts, initial = components(model), weights_of(components(model))

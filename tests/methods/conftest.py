@@ -21,5 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if name not in _FIRST_TIER:
             item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.no_cover)  # it would take twice as long, for lines that other tests go through
         if name.startswith("test_on_") and name not in _ALWAYS:
             item.add_marker(pytest.mark.matrix)

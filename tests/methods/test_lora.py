@@ -214,7 +214,7 @@ def test_a_checkpoint_holds_adapters_and_the_result_does_not(arguments: Argument
     assert load_file(tmp_path / "result" / "model.safetensors").keys() == _models.bert().state_dict().keys()
 
 
-@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize("in_backward", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_trainer_trains_twice(arguments: Arguments, in_backward: bool) -> None:
     model, twin = _models.bert(), _models.bert()
     trainer = trainer_of(model, arguments(), LORA(), in_backward=in_backward)
@@ -250,7 +250,7 @@ def test_components_of_adapters_are_clipped(arguments: Arguments) -> None:
 
 
 @pytest.mark.parametrize("other", [StochasticWeightAveraging(start=0.2), SharpnessAwareMinimization(rho=0.3)])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_methods_that_act_on_what_is_trained_act_on_adapters(arguments: Arguments, other: Method, first: bool) -> None:
     model, plain, before = _models.bert(), _models.bert(), _models.bert()
     methods = [LORA(), other] if first else [other, LORA()]

@@ -58,7 +58,7 @@ def asam(name: str, weight: Tensor, eta: float = 0.01) -> Tensor:
     ],
     ids=["sam", "asam", "asam without eta"],
 )
-@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("accumulated", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_it_is_the_formula(
     arguments: Arguments, options: dict[str, Any], scale: Callable[[str, Tensor], Tensor], accumulated: int
 ) -> None:

@@ -42,8 +42,8 @@ def weights_after_steps(args: TrainingArguments, *methods: Method, layers: int =
         ({"start": 0.0}, [1, 2, 3, 4, 5]),
         ({"start": 0.5}, [3, 4, 5]),  # half of 5 steps are 2 whole ones
         ({"start": 0.4, "every": 2}, [4]),
-        ({"start": 0.0, "every": 2}, [2, 4]),
-        ({"start": 0.0, "every": 5}, [5]),
+        pytest.param({"start": 0.0, "every": 2}, [2, 4], marks=pytest.mark.slow),
+        pytest.param({"start": 0.0, "every": 5}, [5], marks=pytest.mark.slow),
     ],
 )
 def test_the_result_is_the_mean_of_the_weights(

@@ -27,7 +27,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("by", ["tensor", "layer"])
+@pytest.mark.parametrize("by", ["tensor", pytest.param("layer", marks=pytest.mark.slow)])
 def test_it_is_clipping_and_then_its_step(name: str, by: Any) -> None:
     make = OPTIMIZERS[name]
     theirs = _runs.clip_then_step(_runs.bert, make, 0.05, 20, by)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests import _models
+from tests._tiers import few
 from tests.clipping._bag import NAN
 from tests.optim import _runs
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ def test_with_any_optimizer(name: str) -> None:
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", few([10, 20, 200], {10}))
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_with_every_threshold_of_components_own(threshold: str, steps: int) -> None:
     make = THRESHOLDS[threshold]

@@ -15,7 +15,11 @@ WAYS = ["clipped adamw", "in backward", "any optimizer"]
 @pytest.mark.parametrize("steps", [4, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("model", "limit", "by"),
-    [("bert", "number", "tensor"), ("bert", "percentile", "layer"), ("llama", "number", "global")],
+    [
+        ("bert", "number", "tensor"),
+        ("bert", "percentile", "layer"),
+        pytest.param("llama", "number", "global", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("how", WAYS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests._tiers import few
 from tests.partition import _zoo
 from tests.partition._behaviour import Probe, Verdict, key_bias_gradients
 from torch import nn
@@ -17,7 +18,13 @@ from torch import nn
 from evenkeel import components
 from evenkeel.partition import Components
 
+pytestmark = pytest.mark.no_cover  # tracing would double its time, for lines that other tests of components go through
 NAMES = [*_zoo.FAST, "torch"]
+# One of each kind of attention and of feed-forward part.
+FIRST = {
+    *("bert", "gpt2", "bloom", "phi3", "llama", "albert", "bart", "squeezebert", "torch"),
+    *("falcon-40b", "gpt_bigcode-multi-query", "deberta-v2", "deepseek_v3", "mixtral", "gpt_oss", "jamba"),
+}
 EXPERTS = 4
 # Without rotary positions (or sinks, which are no keys) softmax attention ignores a constant in all keys.
 IGNORED = {
@@ -55,17 +62,17 @@ def agree(verdict: Verdict, *, nothing: bool) -> None:
 
 
 # Parameters mix the scores of talking heads before the softmax, where the recorder loses sight of them.
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "deberta-talking-heads"])
+@pytest.mark.parametrize("name", few([name for name in NAMES if name != "deberta-talking-heads"], FIRST))
 def test_what_makes_queries_keys_and_values_changes_these_alone(name: str) -> None:
     agree(probe(name).attention(), nothing=name in NO_ATTENTION)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, FIRST))
 def test_feed_forward_parts_and_experts_do_what_their_roles_say(name: str) -> None:
     agree(probe(name).feed_forward(EXPERTS), nothing=name in NO_FEED_FORWARD)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, FIRST))
 def test_a_constant_in_all_keys_is_ignored_but_for_rotary_positions(name: str) -> None:
     """Proof without names or hooks: the gradient of the cut key bias is zero, that of query and value is not."""
     own = probe(name)
@@ -95,7 +102,7 @@ def heads(model: nn.Module) -> tuple[int, int, int]:
 OTHER_HEADS = {"deepseek_v3", "jetmoe", "minimax", "qwen3_next", "squeezebert", "torch", *NO_ATTENTION}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHER_HEADS])
+@pytest.mark.parametrize("name", few([name for name in NAMES if name not in OTHER_HEADS], FIRST))
 def test_sizes_follow_from_the_heads_of_the_configuration(name: str) -> None:
     own = probe(name)
     queries, keys, size = heads(own.model)

@@ -138,7 +138,7 @@ def test_a_model_that_diverged_is_not_saved(make_plan: MakePlan, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("group_by_length", [True, False])
+@pytest.mark.parametrize("group_by_length", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["gradual-unfreezing", "component-clip:max_norm=0.01+gradual-unfreezing:epochs=1"])
 def test_methods_are_mixed_by_name(make_plan: MakePlan, method: str, group_by_length: bool) -> None:
     result = first(make_plan(methods=[method], training={"epochs": 1, "group_by_length": group_by_length}))
