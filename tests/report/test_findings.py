@@ -107,12 +107,21 @@ def test_fewer_than_ten_seeds_give_a_hint_of_a_mean_and_no_claim(make_runs) -> N
 
 
 def test_scores_that_are_all_equal_are_not_judged(make_runs) -> None:
-    said = findings(*make_runs({"full": [0.55] * 12, "component-clip": [0.55 + i / 100 for i in range(1, 13)]}))
-    assert "the scores of a method are all equal" in about(said, "mean accuracy")
+    rising = [0.6 + i / 100 for i in range(1, 13)]
+    said = findings(*make_runs({"full": [0.6] * 12, "component-clip": rising}))
+    assert about(said, "mean accuracy").endswith("higher.")  # their differences vary as scores do
     assert "as all scores of full are equal" in about(said, "ratio of standard")
-    said = findings(*make_runs({"full": [0.55] * 12, "component-clip": [0.7] * 12}))
+    said = findings(*make_runs({"full": [0.6] * 12, "component-clip": rising[:-1]}))  # not in pairs
+    assert "the scores of a method are all equal" in about(said, "mean accuracy")
+    said = findings(*make_runs({"full": [0.6] * 12, "component-clip": [0.7] * 12}))
     assert "are all equal" in about(said, "mean accuracy")
     assert claims([about(said, "ratio of standard")]) == []
+
+
+def test_failing_every_time_is_no_steadiness(make_runs) -> None:
+    said = findings(*make_runs({"full": SHAKY, "component-clip": [0.5] * 20}))
+    assert about(said, "mean accuracy").endswith("lower.")
+    assert about(said, "ratio of standard").endswith("no steadiness where all runs failed (component-clip).")
 
 
 def test_diverged_runs_are_left_out_of_means_and_counted_as_failed(make_runs) -> None:

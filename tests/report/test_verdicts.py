@@ -109,3 +109,17 @@ def test_methods_that_are_alike_are_seldom_told_apart(make_runs) -> None:
         fates = {name: rng.normal(0.7, 0.02, 20).round(4).tolist() for name in ("full", "b")}
         claimed += only(verdicts(*make_runs(fates))).tone != "open"
     assert claimed <= 18  # three tests at .05 each: 14 % at most, and chance
+
+
+def test_collapsing_every_time_is_worse_and_not_steadier(make_runs) -> None:
+    found = only(verdicts(*make_runs({"full": SHAKY, "b": [0.5] * 20})))
+    assert found.tone == "worse"
+    assert found.text.startswith("worse than full (-0.")
+    assert "steadier" not in found.text
+    assert "spread is no steadiness where all runs failed (b)" in found.text
+
+
+def test_scores_that_do_not_vary_are_not_judged(make_runs) -> None:
+    found = only(verdicts(*make_runs({"full": [0.6] * 12, "b": [0.7] * 12})))
+    assert found.tone == "open"
+    assert "means not judged, as scores do not vary (+0.100" in found.text

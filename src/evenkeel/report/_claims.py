@@ -15,7 +15,7 @@ from evenkeel.report._judge import ALPHA, FEWEST, FEWEST_FOR_INTERVALS, Family, 
 from evenkeel.report._judge import Verdict as Found
 from evenkeel.report._movement import half_times, layer_change, layers_in_order, moved_again
 from evenkeel.report._results import Cell
-from evenkeel.report._words import p_value
+from evenkeel.report._words import all_failed, p_value
 from evenkeel.stats import compare_failures, compare_paired, concordance, wilson
 from evenkeel.study import RunRecord, StudyFolder
 
@@ -252,7 +252,8 @@ def _of_judged(one: Judged, of: Literal["mean", "spread", "failures"], wanted: F
     found: Found = getattr(one, of)
     seen = _seen(one, of)
     if found in ("too few", "hint", "not judged"):
-        reason = {"not judged": "scores do not vary"}.get(found, f"{min(one.n)} runs of each are too few")
+        unjudged = all_failed(one.all_failed) if one.all_failed else "scores do not vary"
+        reason = unjudged if found == "not judged" else f"{min(one.n)} runs of each are too few"
         return Claim(verdict="cannot be told", reason=reason, **seen, **about)
     verdict: ClaimVerdict = "not shown" if found == "not shown" else "held" if found == wanted else "contradicted"
     return Claim(verdict=verdict, **seen, **about)

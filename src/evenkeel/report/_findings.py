@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evenkeel.report._judge import ALPHA, FEWEST, FEWEST_FOR_INTERVALS, Family, Judged, families
 from evenkeel.report._results import Cell, cells
-from evenkeel.report._words import number, p_value, percent, standing
+from evenkeel.report._words import all_failed, number, p_value, percent, standing
 from evenkeel.stats import Comparison, PairedComparison, wilson
 from evenkeel.study import Plan, RunRecord
 
@@ -173,6 +173,8 @@ def _spread(judged: Judged, scores: Comparison | PairedComparison, level: str) -
     else:
         low, high = scores.std_ratio_interval
         ratio += f" ({level} {number(low, 2)} to {number(high, 2)})"
+    if judged.all_failed:
+        return f"{ratio}: {all_failed(judged.all_failed)}."
     if judged.spread == "not judged":
         return f"{ratio}: the Brown-Forsythe test cannot be made on such scores."
     said = {"less": "steadier", "more": "less steady"}.get(judged.spread, NOT_SHOWN)

@@ -66,18 +66,31 @@ class Judged:
         low, high = self.scores.difference_interval
         if low <= 0 <= high:
             return "not shown"
-        if any(len(set(cell.scores)) == 1 for cell in (self.base, self.other)):
-            return "not judged"  # the scores of a method are all equal, and the interval is too narrow
+        if self._too_narrow:
+            return "not judged"
         if min(self.n) < FEWEST_FOR_INTERVALS:
             return "hint"
         return "more" if low > 0 else "less"
+
+    @property
+    def all_failed(self) -> tuple[str, ...]:
+        """Methods whose runs all failed: that they score alike is not steadiness."""
+        return tuple(
+            cell.method for cell in (self.other, self.base) if cell.finished and len(cell.failed) == len(cell.finished)
+        )
+
+    @property
+    def _too_narrow(self) -> bool:
+        """Whether what is resampled does not vary: in pairs both methods' scores, or else those of one."""
+        constant = [len(set(scores)) == 1 for scores in _scores(self)]
+        return all(constant) if self.paired else any(constant)
 
     @property
     def spread(self) -> Verdict:
         """Whether its scores lie further apart (``more``) or closer together."""
         if self.scores is None:
             return "too few"
-        if math.isnan(self.spread_adjusted):
+        if math.isnan(self.spread_adjusted) or self.all_failed:
             return "not judged"
         if self.spread_adjusted > ALPHA:
             return "not shown"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from evenkeel.report._judge import FEWEST, MOST, Family, Judged, families
 from evenkeel.report._results import Cell, cells
-from evenkeel.report._words import number, p_value
+from evenkeel.report._words import all_failed, number, p_value
 from evenkeel.stats import describe
 from evenkeel.study import Plan, RunRecord
 
@@ -104,6 +104,8 @@ def _of_mean(judged: Judged) -> _Part:
         return _Part(shown=True, good=True, text=f"better than {base.method} ({seen})")
     if judged.mean == "less":
         return _Part(shown=True, good=False, text=f"worse than {base.method} ({seen})")
+    if judged.mean == "not judged":
+        return _Part(shown=False, good=False, text=f"means not judged, as scores do not vary ({seen})")
     return _Part(shown=False, good=False, text=f"not shown to be better or worse ({seen}{_more_seeds(judged, 'mean')})")
 
 
@@ -118,6 +120,8 @@ def _of_spread(judged: Judged) -> _Part:
         return _Part(shown=True, good=True, text=f"steadier than {base.method} ({stds})")
     if judged.spread == "more":
         return _Part(shown=True, good=False, text=f"less steady than {base.method} ({stds})")
+    if judged.all_failed:
+        return _Part(shown=False, good=False, text=all_failed(judged.all_failed))
     if judged.spread == "not judged":
         return _Part(shown=False, good=False, text="its spread cannot be tested, as scores do not vary")
     text = f"not shown to be steadier or less steady ({stds}{_more_seeds(judged, 'spread')})"

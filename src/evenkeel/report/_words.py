@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from evenkeel.study import RunRecord, Status
 
-__all__ = ["last_line", "number", "p_value", "percent", "ranges", "standing"]
+__all__ = ["all_failed", "last_line", "number", "p_value", "percent", "ranges", "standing"]
 
 _STATUS_WORDS: dict[Status, str] = {
     "queued": "queued",
@@ -98,6 +98,22 @@ def standing(runs: Sequence[RunRecord]) -> str:
     """Say how the runs without a result stand: ``"3 queued, 1 running"``; empty where all have one."""
     counts = Counter(run.status for run in runs)
     return ", ".join(f"{counts[status]} {words}" for status, words in _STATUS_WORDS.items() if counts[status])
+
+
+def all_failed(methods: Sequence[str]) -> str:
+    """Say why a spread is no steadiness.
+
+    Args:
+        methods: methods whose runs all failed, at least one.
+
+    Returns:
+        Words for it.
+
+    Example:
+        >>> all_failed(["full"])
+        'spread is no steadiness where all runs failed (full)'
+    """
+    return f"spread is no steadiness where all runs failed ({', '.join(methods)})"
 
 
 def last_line(run: RunRecord) -> str:
