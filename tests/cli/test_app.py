@@ -11,7 +11,7 @@ import pytest
 import evenkeel as package
 from evenkeel import study
 
-COMMANDS = ("demo", "study", "status", "report", "compare", "pack", "finetune", "components", "methods")
+COMMANDS = ("demo", "study", "status", "report", "compare", "pack", "finetune", "calibrate", "components", "methods")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

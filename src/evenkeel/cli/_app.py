@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from evenkeel.cli._console import errors_to
+from evenkeel.cli.calibrate import calibrate
 from evenkeel.cli.compare import compare
 from evenkeel.cli.components import components
 from evenkeel.cli.demo import demo
@@ -34,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, study, status, report, compare, pack, finetune, components, methods):
+for command in (demo, study, status, report, compare, pack, finetune, calibrate, components, methods):
     app.command()(command)
 
 
