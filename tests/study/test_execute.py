@@ -83,7 +83,8 @@ def test_the_curves_are_whole(result: RunResult) -> None:
     assert sorted(set(telemetry["step"])) == [1, 3, 5, 7, 8]  # and the last
     assert {"layer.0.query.weight", "layer.1.query.weight"} <= set(telemetry["component"])
     empty = {name for name, column in telemetry.items() if None in column}
-    assert empty == {"layer", "cosine_distance", "phase_cosine_distance"}  # biases begin as zeros, without an angle
+    # Biases begin as zeros, without an angle; nothing limits updates.
+    assert empty == {"layer", "cosine_distance", "phase_cosine_distance", "update_coefficient"}
     last = {row["component"]: row for row in result.tables["telemetry"].to_pylist() if row["step"] == 8}
     assert all(row["rms_change"] > 0 for row in last.values())
 

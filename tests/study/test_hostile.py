@@ -95,11 +95,18 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
+def test_names_of_a_study_that_is_judged_stay_names(tmp_path: Path, attack: str) -> None:
+    hostile, tame = made(tmp_path / "hostile", task=attack, model=attack), made(tmp_path / "tame")
+    assert tags(write_report(hostile.path)) == tags(write_report(tame.path))
+    assert "49" not in hostile.claims.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_names_stay_names(
     tmp_path: Path, attack: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = made(tmp_path / "hostile", task=attack, model=attack, method=attack)
-    tame = made(tmp_path / "tame")
+    tame = made(tmp_path / "tame", method="plain")  # no more than the other a method that the paper says anything of
     assert tags(write_report(hostile.path)) == tags(write_report(tame.path))
     assert "49" not in hostile.table.read_text(encoding="utf-8")
     for command in ("status", "report"):
