@@ -1,4 +1,4 @@
-"""The real TensorBoard, Weights & Biases and MLflow behind the Trainer's log: what they keep, read back from their files.
+"""The real TensorBoard, Weights & Biases and MLflow behind the Trainer's log: what they keep, read from their files.
 
 ``make setup`` installs none of them, and the test of one that is not there skips.
 """
@@ -87,6 +87,7 @@ def test_weights_and_biases(arguments: Arguments, tmp_path: Path, monkeypatch: p
         monkeypatch.setenv(f"WANDB_{name}", value)
     log = train(arguments(logging_steps=1, report_to=["wandb"]))
     wandb.finish()
+    wandb.teardown()  # the process that writes the file ends: before that it may not all be there
     (kept,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     series: Series = {}
     for row in offline_rows(kept):
@@ -131,7 +132,7 @@ def records(data: bytes) -> Iterator[bytes]:
 @pytest.mark.slow
 @pytest.mark.xfail(
     raises=KeyError,
-    reason="MLflow's file store keeps a metric in a file of its name, so that grad_norm leaves no folder for grad_norm/query",
+    reason="MLflow's file store keeps a metric in a file of its name: grad_norm leaves no folder for grad_norm/query",
 )
 def test_mlflow(arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
