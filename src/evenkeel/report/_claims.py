@@ -29,7 +29,7 @@ CLAIMS = {
     "vanishing": "where runs fail, gradients have vanished",
     "top-down": "going top-down scores lower",
     "top-down moves less": "going top-down changes the weights less",
-    "top-down stays": "going top-down, the top layer hardly moves again",
+    "top-down stays": "going top-down, the top layer moves less once others are released",
     "together": "clipping components brings their times together",
     "generalisation": "clipping components scores higher",
     "convergence": "clipping components learns sooner",
