@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -86,14 +85,6 @@ def where(job: Job, stopping: Callable[[], bool]) -> RunResult:
     return RunResult(diverged=False, outcome=outcome, tables={})
 
 
-@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def started(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How the processes of an engine start: really by spawning, whose imports take each of them seconds."""
-    context = multiprocessing.get_context(request.param)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
-
-
-@pytest.mark.usefixtures("started")
 @pytest.mark.parametrize(("resources", "seen"), [({}, ["0", "1"]), ({"gpus": 0}, [""])], ids=str)
 def test_a_process_sees_its_own_gpu_alone(resources: dict[str, float], seen: list[str]) -> None:
     engine = LocalEngine(resources=Resources(**resources), work=where, workers=2)
@@ -102,7 +93,6 @@ def test_a_process_sees_its_own_gpu_alone(resources: dict[str, float], seen: lis
     assert engine.packing == 2  # so many were asked for
 
 
-@pytest.mark.usefixtures("started")
 def test_an_engine_learns_from_its_runs_until_memory_ran_out() -> None:
     engine = LocalEngine(resources=Resources(runs_per_gpu="auto"), work=where)
     assert engine.packing == 2
