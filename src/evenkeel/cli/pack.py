@@ -15,8 +15,8 @@ def pack(
     out: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
 ) -> None:
     """Copy a study without curves, telemetry and predictions: scores, records and the report."""
-    from evenkeel.cli._console import console
     from evenkeel import study
+    from evenkeel.cli._console import console
 
     folder = study.pack(source, out)
     taken = study.size(sum(path.stat().st_size for path in folder.path.iterdir()))

@@ -120,7 +120,10 @@ def test_arguments_are_copied_not_changed(arguments: Arguments) -> None:
     [
         ("full", r"must be a list, but got 'full'; write methods=\['full'\]"),
         (None, "must be a list, but got None"),
-        (FullFineTuning(), r"must be a list, but got Full.*; write methods=\[FullFineTuning\(max_norm=1.0, correct_bias=True\)\]"),
+        (
+            FullFineTuning(),
+            r"must be a list, but got Full.*; write methods=\[FullFineTuning\(max_norm=1.0, correct_bias=True\)\]",
+        ),
         ([FullFineTuning], "is no method"),
         ([["full"]], "is no method"),
         ([], "at least one method"),
