@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch.optim import Optimizer
 
-from evenkeel.errors import MethodError
 from evenkeel.methods._contract import Clipping, Method, Owned
+from evenkeel.methods._in_place_of_adamw import groups_of
 from evenkeel.optim import StableAdamW
 from evenkeel.partition import Components
 
@@ -58,12 +57,5 @@ class StableUpdate(Method):
         Raises:
             MethodError: if it is another optimizer, or has ``amsgrad``.
         """
-        if type(plain) is not torch.optim.AdamW or any(group["amsgrad"] for group in plain.param_groups):
-            kind = type(plain).__name__
-            raise MethodError(
-                f"{self.name} takes the place of torch.optim.AdamW without amsgrad, and this training has "
-                f"{kind + ' with it' if kind == 'AdamW' else kind}; set TrainingArguments(optim='adamw_torch')"
-            )
-        kept = ("params", "param_names", *_SETTINGS)
-        groups = [{name: group[name] for name in kept if name in group} for group in plain.param_groups]
+        groups = groups_of(self.name, plain, _SETTINGS)
         return StableAdamW(groups, **{name: plain.defaults[name] for name in _SETTINGS})
