@@ -27,7 +27,7 @@ from transformers import Trainer, TrainingArguments
 
 from evenkeel import components
 from evenkeel.errors import OptimizerError
-from evenkeel.optim import StableAdamW, _stable_update, clipped, step_in_backward
+from evenkeel.optim import StableAdamW, _by_tensor, _stable_update, clipped, step_in_backward
 
 INF, NAN = math.inf, math.nan
 Grads = Sequence[Tensor | None]
@@ -498,9 +498,9 @@ def test_what_is_updated_together_is_alike_and_not_too_long() -> None:
     """On a CPU many tensors and large ones, of two dtypes, are cut into lists; nothing is forgotten."""
     weights = [nn.Parameter(torch.zeros(shape)) for shape in ((400, 400), (7,), (300, 300), (2,), (300, 300), (1,))]
     weights += [nn.Parameter(torch.zeros(3, dtype=torch.bfloat16)), nn.Parameter(torch.zeros(3, dtype=torch.float64))]
-    assert [len(one) for one in _stable_update.alike(weights, None)] == [1, 4, 1, 1, 1]
-    assert [len(one) for one in _stable_update.alike(weights, True)] == [6, 1, 1]
-    assert [len(one) for one in _stable_update.alike(weights, False)] == [1] * 8
+    assert [len(one) for one in _by_tensor.alike(weights, None)] == [1, 4, 1, 1, 1]
+    assert [len(one) for one in _by_tensor.alike(weights, True)] == [6, 1, 1]
+    assert [len(one) for one in _by_tensor.alike(weights, False)] == [1] * 8
     stepped(StableAdamW(weights, lr=0.1), weights, [[torch.ones_like(weight)] for weight in weights])
     assert all(torch.equal(weight.float(), torch.full(weight.shape, weight.flatten()[0].item())) for weight in weights)
     assert all(weight.flatten()[0].item() == pytest.approx(-0.1, rel=4e-3) for weight in weights)

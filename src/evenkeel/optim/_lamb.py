@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast, final
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from evenkeel.errors import OptimizerError
-from evenkeel.optim._stable_update import alike
+from evenkeel.optim._by_tensor import ByTensor, remember
 
 __all__ = ["Lamb"]
 
 
 @final
-class Lamb(Optimizer):
+class Lamb(ByTensor):
     r"""Adam whose step in each tensor is as long as the learning rate's share of that tensor's weights.
 
     For every parameter tensor ``w``, at its step ``t``:
@@ -59,6 +58,9 @@ class Lamb(Optimizer):
         (3.0, 2.7)
     """
 
+    _over: ClassVar[str] = "moments and norms"
+    _usual_eps: ClassVar[str] = "1e-6"
+
     def __init__(
         self,
         params: ParamsT,
@@ -89,7 +91,6 @@ class Lamb(Optimizer):
             OptimizerError: if a value is out of range, in a group too.
             ValueError: from torch, if there are no parameters.
         """
-        self.ratios: dict[Tensor, Tensor] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -102,67 +103,30 @@ class Lamb(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over a state.
+    @property
+    def ratios(self) -> dict[Tensor, Tensor]:
+        """``r`` of every parameter that the latest step updated."""
+        return self._numbers
 
-        Args:
-            state: what pickle or ``load_state_dict`` hands over.
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        most = group["max_ratio"]
+        if most is not None and not most > 0:
+            raise OptimizerError(
+                f"Lamb was given max_ratio={most}, but steps are multiplied by it at most; give it a positive number, "
+                "or None for no bound"
+            )
 
-        Raises:
-            OptimizerError: if a setting in it is out of range.
-        """
-        super().__setstate__(state)
-        self.__dict__.setdefault("ratios", {})
-        for group in self.param_groups:
-            _check({**self.defaults, **group})
+    def _refuse(self, parameter: Tensor) -> None:
+        if isinstance(parameter, DTensor):
+            raise OptimizerError(
+                f"Lamb was given a sharded parameter, of shape {list(parameter.shape)}, and measures the weights of "
+                "whole tensors; train in one process or with DDP, or use torch.optim.AdamW or evenkeel.optim.StableAdamW"
+            )
+        super()._refuse(parameter)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group: a layer that is released, for instance.
-
-        Args:
-            param_group: as in torch.
-
-        Raises:
-            OptimizerError: if a value is out of range.
-        """
-        _check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: computes the loss and the gradients anew.
-
-        Returns:
-            What the closure returned, else None.
-
-        Raises:
-            OptimizerError: if a gradient is sparse or complex, or a parameter sharded; nothing is changed then.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        work = [(group, [one for one in group["params"] if one.grad is not None]) for group in self.param_groups]
-        for _, parameters in work:
-            for parameter in parameters:
-                _refuse(parameter)
-        self.ratios = {}
-        for group, parameters in work:
-            for together in alike(parameters, group["foreach"]):
-                ratios = _update(group, together, [self._state_of(parameter) for parameter in together])
-                self.ratios.update(zip(together, ratios.unbind(), strict=True))
-        return loss
-
-    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
-        state: dict[str, Any] = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")  # where reading it waits for nothing
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state
+    def _update(self, group: dict[str, Any], parameters: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> Tensor:
+        return _update(group, parameters, states)
 
 
 def _update(group: dict[str, Any], parameters: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> Tensor:
@@ -170,19 +134,7 @@ def _update(group: dict[str, Any], parameters: Sequence[Tensor], states: Sequenc
     (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
     wide = torch.promote_types(parameters[0].dtype, torch.float32)
     weights = [parameter.detach().to(wide) for parameter in parameters]  # the same tensors, unless they are narrower
-    grads = [cast(Tensor, parameter.grad).to(wide) for parameter in parameters]
-    kept = [state[name] for name in ("exp_avg", "exp_avg_sq") for state in states]
-    moments = [moment.to(wide) for moment in kept]
-    means, squares = moments[: len(states)], moments[len(states) :]
-    steps = [state["step"] for state in states]
-    torch._foreach_add_(steps, 1.0)
-    counts = torch.stack(steps).tolist()
-
-    torch._foreach_lerp_(means, torch._foreach_neg(grads) if group["maximize"] else grads, 1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-    if wide != parameters[0].dtype:
-        torch._foreach_copy_(kept, moments)
+    _, means, squares, counts = remember(group, parameters, states)
 
     roots = torch._foreach_sqrt(squares)
     torch._foreach_div_(roots, [math.sqrt(1 - beta2**count) for count in counts])
@@ -217,50 +169,3 @@ def _norms(tensors: Sequence[Tensor]) -> Tensor:
     if tensors[0].device.type == "cpu":  # where torch's norm adds float32 one by one
         return torch.stack([tensor.square().sum() for tensor in tensors]).sqrt()
     return torch.stack(list(torch._foreach_norm(tuple(tensors))))
-
-
-def _check(group: dict[str, Any]) -> None:
-    """Refuse settings that are out of range; NaN always is."""
-    rate, betas, eps, decay, most = (group[name] for name in ("lr", "betas", "eps", "weight_decay", "max_ratio"))
-    if isinstance(rate, Tensor) and rate.numel() != 1:
-        raise OptimizerError(
-            f"Lamb was given lr of shape {list(rate.shape)}, but a group has one; make a group for each rate"
-        )
-    if not rate >= 0:
-        raise OptimizerError(f"Lamb was given lr={rate}, but a learning rate is 0 or more; see maximize=True")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise OptimizerError(
-            f"Lamb was given betas={betas}, but decays are two numbers from 0 to below 1; (0.9, 0.999) is usual"
-        )
-    if not eps > 0:
-        raise OptimizerError(
-            f"Lamb was given eps={eps}, but entries whose gradient was 0 so far are divided by it; give it a small "
-            "positive number such as 1e-6"
-        )
-    if not decay >= 0:
-        raise OptimizerError(f"Lamb was given weight_decay={decay}, but a decay is 0 or more; 0 turns it off")
-    if most is not None and not most > 0:
-        raise OptimizerError(
-            f"Lamb was given max_ratio={most}, but steps are multiplied by it at most; give it a positive number, or "
-            "None for no bound"
-        )
-
-
-def _refuse(parameter: Tensor) -> None:
-    """Refuse a parameter or a gradient of a kind that cannot be used."""
-    grad, shape = cast(Tensor, parameter.grad), list(parameter.shape)
-    if isinstance(parameter, DTensor):
-        raise OptimizerError(
-            f"Lamb was given a sharded parameter, of shape {shape}, and measures the weights of whole tensors; train "
-            "in one process or with DDP, or use torch.optim.AdamW or evenkeel.optim.StableAdamW"
-        )
-    if grad.layout is not torch.strided:
-        raise OptimizerError(
-            f"Lamb was given a sparse gradient, of a parameter of shape {shape}, but moments and norms are over all "
-            "entries; use sparse=False in the embedding, or torch.optim.SparseAdam"
-        )
-    if grad.is_complex():
-        raise OptimizerError(
-            f"Lamb was given a complex gradient, of a parameter of shape {shape}, and the paper says nothing on these; "
-            "keep torch.view_as_real of it as the parameter, or use torch.optim.AdamW"
-        )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast, final
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from evenkeel.errors import OptimizerError
-from evenkeel.optim._stable_update import alike, update
+from evenkeel.optim._by_tensor import ByTensor
+from evenkeel.optim._stable_update import update
 
 __all__ = ["StableAdamW"]
 
 
 @final
-class StableAdamW(Optimizer):
+class StableAdamW(ByTensor):
     r"""AdamW with AdaFactor's update clipping: a tensor whose gradient outgrows its second moment takes a smaller step.
 
     For every parameter tensor of ``n`` entries, at its step ``t``:
@@ -64,6 +64,9 @@ class StableAdamW(Optimizer):
         (1.72, [-0.3, -0.3])
     """
 
+    _over: ClassVar[str] = "both moments and the mean"
+    _usual_eps: ClassVar[str] = "1e-8"
+
     def __init__(
         self,
         params: ParamsT,
@@ -91,7 +94,6 @@ class StableAdamW(Optimizer):
             OptimizerError: if a value is out of range, in a group too.
             ValueError: from torch, if there are no parameters.
         """
-        self.rms: dict[Tensor, Tensor] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -101,6 +103,11 @@ class StableAdamW(Optimizer):
             "foreach": foreach,
         }
         super().__init__(params, defaults)
+
+    @property
+    def rms(self) -> dict[Tensor, Tensor]:
+        """``R`` of every parameter that the latest step updated."""
+        return self._numbers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state, AdamW's too: that of a fused one counts its steps on the device.
@@ -112,9 +119,8 @@ class StableAdamW(Optimizer):
             OptimizerError: if a setting in it is out of range, or it is the state of an AdamW with ``amsgrad``.
         """
         for group in state["param_groups"]:
-            _check(group)
+            self._check(group)  # before anything is taken over
         super().__setstate__(state)
-        self.__dict__.setdefault("rms", {})
         for group in self.param_groups:
             for name in ("maximize", "foreach"):
                 group.setdefault(name, self.defaults[name])
@@ -122,92 +128,13 @@ class StableAdamW(Optimizer):
             if "step" in kept:
                 kept["step"] = torch.as_tensor(kept["step"], dtype=torch.float32, device="cpu")
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group: a layer that is released, for instance.
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if group.get("amsgrad"):
+            raise OptimizerError(
+                "StableAdamW was given amsgrad=True, or the state of an AdamW that had it, and has no use for the "
+                "largest second moments; set it to False, in the groups of the state too, to go on without them"
+            )
 
-        Args:
-            param_group: as in torch.
-
-        Raises:
-            OptimizerError: if a value is out of range.
-        """
-        _check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: computes the loss and the gradients anew.
-
-        Returns:
-            What the closure returned, else None.
-
-        Raises:
-            OptimizerError: if a gradient is sparse or complex; nothing is changed then.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        work = [(group, [one for one in group["params"] if one.grad is not None]) for group in self.param_groups]
-        for _, parameters in work:
-            for parameter in parameters:
-                _refuse(parameter)
-        self.rms = {}
-        for group, parameters in work:
-            for together in alike(parameters, group["foreach"]):
-                rms = update(group, together, [self._state_of(parameter) for parameter in together])
-                self.rms.update(zip(together, rms.unbind(), strict=True))
-        return loss
-
-    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
-        state: dict[str, Any] = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")  # where reading it waits for nothing
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state
-
-
-def _check(group: dict[str, Any]) -> None:
-    """Refuse settings that are out of range; NaN always is."""
-    rate, betas, eps, decay = (group[name] for name in ("lr", "betas", "eps", "weight_decay"))
-    if isinstance(rate, Tensor) and rate.numel() != 1:
-        raise OptimizerError(
-            f"StableAdamW was given lr of shape {list(rate.shape)}, but a group has one; make a group for each rate"
-        )
-    if not rate >= 0:
-        raise OptimizerError(f"StableAdamW was given lr={rate}, but a learning rate is 0 or more; see maximize=True")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise OptimizerError(
-            f"StableAdamW was given betas={betas}, but decays are two numbers from 0 to below 1; (0.9, 0.999) is usual"
-        )
-    if not eps > 0:
-        raise OptimizerError(
-            f"StableAdamW was given eps={eps}, but entries whose gradient was 0 so far are divided by it; give it a "
-            "small positive number such as 1e-8"
-        )
-    if not decay >= 0:
-        raise OptimizerError(f"StableAdamW was given weight_decay={decay}, but a decay is 0 or more; 0 turns it off")
-    if group.get("amsgrad"):
-        raise OptimizerError(
-            "StableAdamW was given amsgrad=True, or the state of an AdamW that had it, and has no use for the largest "
-            "second moments; set it to False, in the groups of the state too, to go on without them"
-        )
-
-
-def _refuse(parameter: Tensor) -> None:
-    """Refuse a gradient of a kind that cannot be used."""
-    grad = cast(Tensor, parameter.grad)
-    if grad.layout is not torch.strided:
-        raise OptimizerError(
-            f"StableAdamW was given a sparse gradient, of a parameter of shape {list(parameter.shape)}, but both "
-            "moments and the mean are over all entries; use sparse=False in the embedding, or torch.optim.SparseAdam"
-        )
-    if grad.is_complex():
-        raise OptimizerError(
-            f"StableAdamW was given a complex gradient, of a parameter of shape {list(parameter.shape)}, and the "
-            "paper says nothing on these; keep torch.view_as_real of it as the parameter, or use torch.optim.AdamW"
-        )
+    def _update(self, group: dict[str, Any], parameters: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> Tensor:
+        return update(group, parameters, states)
