@@ -121,7 +121,8 @@ class Lamb(ByTensor):
         if isinstance(parameter, DTensor):
             raise OptimizerError(
                 f"Lamb was given a sharded parameter, of shape {list(parameter.shape)}, and measures the weights of "
-                "whole tensors; train in one process or with DDP, or use torch.optim.AdamW or evenkeel.optim.StableAdamW"
+                "whole tensors; train in one process or with DDP, or use torch.optim.AdamW or "
+                "evenkeel.optim.StableAdamW"
             )
         super()._refuse(parameter)
 

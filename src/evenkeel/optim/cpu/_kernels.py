@@ -13,7 +13,7 @@ import numpy as np
 from evenkeel.clipping.cpu.memory import compiled, entries
 from evenkeel.clipping.cpu.sums import square_sum
 
-__all__ = ["clip_and_update", "update"]
+__all__ = ["clip_and_update", "norm_and_factor", "update"]
 
 Table = np.ndarray[Any, Any]
 
@@ -62,6 +62,18 @@ def update(
 
 
 @compiled
+def norm_and_factor(places: Table, index: int, count: int, limit: Any, gain: Any, epsilon: Any) -> tuple[Any, Any]:
+    """Return the norm of a tensor's gradient times its gain, and what the gradient is to be multiplied by."""
+    norm = np.float32(np.sqrt(square_sum(places[1, index], count)) * abs(gain))
+    factor = gain
+    if np.isnan(norm):
+        factor = norm
+    elif limit < norm + epsilon:  # an infinite threshold allows an infinite norm
+        factor = gain * (limit / (norm + epsilon))
+    return norm, factor
+
+
+@compiled
 def clip_and_update(
     places: Table,
     counts: Table,
@@ -80,14 +92,8 @@ def clip_and_update(
     ``gains`` is what gradients are multiplied by before they count: the sign of the step, and one over a loss scale.
     """
     for index in range(first, last):
-        gain = gains[index]
-        norm = np.float32(np.sqrt(square_sum(places[1, index], counts[index])) * abs(gain))
+        norm, factor = norm_and_factor(places, index, counts[index], limits[index], gains[index], epsilon)
         norms[index] = norm
-        factor = gain
-        if np.isnan(norm):
-            factor = norm
-        elif limits[index] < norm + epsilon:  # an infinite threshold allows an infinite norm
-            factor = gain * (limits[index] / (norm + epsilon))
         if silence and not np.isfinite(norm):
             _update_without(places, index, counts[index], numbers[rows[index]])
         else:

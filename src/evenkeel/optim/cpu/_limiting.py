@@ -13,6 +13,7 @@ import numpy as np
 
 from evenkeel.clipping.cpu.memory import compiled, entries, fused
 from evenkeel.clipping.cpu.sums import square_sum
+from evenkeel.optim.cpu._kernels import norm_and_factor
 
 __all__ = ["limit_and_update"]
 
@@ -119,14 +120,9 @@ def limit_and_update(
     of the steps, what was allowed, and what part of them was made.
     """
     for index in range(first, last):
-        count, own, gain = counts[index], numbers[rows[index]], gains[index]
-        norm = np.float32(np.sqrt(square_sum(places[1, index], count)) * abs(gain))
+        count, own = counts[index], numbers[rows[index]]
+        norm, factor = norm_and_factor(places, index, count, limits[index], gains[index], epsilon)
         norms[index] = norm
-        factor = gain
-        if np.isnan(norm):
-            factor = norm
-        elif limits[index] < norm + epsilon:  # an infinite threshold allows an infinite norm
-            factor = gain * (limits[index] / (norm + epsilon))
         silenced = silence and not np.isfinite(norm)
         moved = np.sqrt(_direction_sum(places, index, count, factor, silenced, own)) * np.float64(own[7])
         allowed = shares[index] * (np.sqrt(square_sum(places[0, index], count)) + floors[index])
