@@ -28,6 +28,7 @@ from evenkeel.clipping.thresholds import WeightRelative
 from evenkeel.errors import OptimizerError
 from evenkeel.optim._groups import Given, as_groups, trained_parts
 from evenkeel.optim._jobs import find_jobs
+from evenkeel.optim._limiter import begun_rate
 from evenkeel.optim._lists import Lists, lists_of, update_by_torch
 from evenkeel.optim._max_update import MaxUpdate, UpdateLimit, as_limit, refuse_stages
 from evenkeel.optim._on_zeros import OnZeros
@@ -202,8 +203,7 @@ class ClippedAdamW(AdamW):
         if self._ready:
             (param_group,), _ = as_groups([param_group], self.parts)
         super().add_param_group(param_group)
-        rate = self.param_groups[-1]["lr"]
-        self._begun.append(rate.clone() if isinstance(rate, Tensor) else rate)
+        self._begun.append(begun_rate(self.param_groups[-1]))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

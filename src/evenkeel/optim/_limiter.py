@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -13,7 +13,7 @@ from evenkeel.clipping import ClipResult, WeightCopies, copied_norms, copy_weigh
 from evenkeel.optim._max_update import UpdateLimit, limit_coefficients
 from evenkeel.partition import Components
 
-__all__ = ["Limiter", "Rated", "begun_rates", "rated_groups"]
+__all__ = ["Limiter", "Rated", "begun_rate", "begun_rates", "rated_groups"]
 
 _Rate = float | Tensor
 Rated = tuple[dict[str, Any], _Rate, Sequence[Tensor]]  # a group, the rate it began with, and those of its parameters
@@ -111,10 +111,15 @@ class Limiter:
         torch._foreach_add_([weights[index] for index in chosen], moved)
 
 
+def begun_rate(group: Mapping[str, Any]) -> _Rate:
+    """Return the learning rate that a group has now, for the time when a schedule has changed it."""
+    rate: _Rate = group["lr"]
+    return rate.clone() if isinstance(rate, Tensor) else rate
+
+
 def begun_rates(optimizer: Optimizer) -> list[_Rate]:
-    """Return the learning rates that an optimizer's groups have now, for the time when a schedule has changed them."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return [rate.clone() if isinstance(rate, Tensor) else rate for rate in rates]
+    """Return the learning rates that an optimizer's groups have now."""
+    return [begun_rate(group) for group in optimizer.param_groups]
 
 
 def rated_groups(optimizer: Optimizer, begun: Sequence[_Rate]) -> list[Rated]:
