@@ -1,6 +1,6 @@
 """Calibration: short probes that propose a learning rate, thresholds, and how large a step may be."""
 
-from evenkeel.calibrate._folder import check_folder, write_calibration
+from evenkeel.calibrate._folder import write_calibration
 from evenkeel.calibrate._learning_rate import LearningRate, learning_rate
 from evenkeel.calibrate._options import check_options
 from evenkeel.calibrate._picture import figure
@@ -30,7 +30,6 @@ __all__ = [
     "at_rate",
     "budget",
     "budget_of_run",
-    "check_folder",
     "check_options",
     "figure",
     "first_steps",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +11,12 @@ from evenkeel.calibrate._plan import methods_of, plan_text
 from evenkeel.calibrate._probe import Probe
 from evenkeel.calibrate._proposal import Proposal
 from evenkeel.errors import StoreError
-from evenkeel.study import Plan
+from evenkeel.study import Plan, check_new_folder, new_folder
 from evenkeel.study.engines import Job
 
-__all__ = ["check_folder", "write_calibration"]
+__all__ = ["write_calibration"]
 
 _PLAN, _NUMBERS, _PAGE = "plan.yaml", "calibration.json", "calibration.html"
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a folder that something is in already; nothing is made.
-
-    Args:
-        out: the folder.
-
-    Raises:
-        StoreError: if it is no folder, or not empty, or no place to rename a folder to.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(f"'{out}' exists and is not empty; choose a new folder with --out")
-    if out.resolve().is_mount():
-        raise StoreError(f"'{out}' is a mount point; choose a folder inside it with --out")
 
 
 def write_calibration(out: Path, *, plan: Plan, job: Job, probe: Probe, proposal: Proposal) -> None:
@@ -49,7 +32,7 @@ def write_calibration(out: Path, *, plan: Plan, job: Job, probe: Probe, proposal
     Raises:
         StoreError: if the folder is not empty or cannot be written.
     """
-    check_folder(out)
+    check_new_folder(out)
     numbers: dict[str, Any] = {
         "task": job.spec.task,
         "model": job.spec.model,
@@ -61,16 +44,11 @@ def write_calibration(out: Path, *, plan: Plan, job: Job, probe: Probe, proposal
         "methods": methods_of(proposal),
         **proposal.to_dict(),
     }
-    home = out.resolve()
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home.parent, prefix=".evenkeel-") as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
+        with new_folder(out) as made:
             (made / _PLAN).write_text(plan_text(plan, proposal, name=_PLAN), encoding="utf-8")
             (made / _NUMBERS).write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             page = figure(proposal, f"{job.spec.model} on {job.spec.task}")
             page.write_html(made / _PAGE, include_plotlyjs=True)
-            os.replace(made, home)
     except OSError as error:
         raise StoreError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error

@@ -50,9 +50,9 @@ def calibrate(
     """
     if "," in (task or ""):
         raise PlanError(f"a calibration is of one task, but got '{task}'; calibrate each on its own")
-    from evenkeel.calibrate import METHOD, check_folder, check_options, jobs_of, propose, write_calibration
+    from evenkeel.calibrate import METHOD, check_options, jobs_of, propose, write_calibration
     from evenkeel.cli._console import console, interruptible
-    from evenkeel.study import Plan
+    from evenkeel.study import Plan, check_new_folder
 
     content = {
         "tasks": shared.named(task),
@@ -62,7 +62,7 @@ def calibrate(
         "training": shared.training,
     }
     plan = Plan.checked(content, where="the command line")
-    check_folder(out)
+    check_new_folder(out)
     check_options(lowest=lowest, highest=highest, quantile=quantile, travel=travel)
     with interruptible("nothing was saved"):
         jobs = jobs_of(plan)

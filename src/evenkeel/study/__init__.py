@@ -8,6 +8,7 @@ from evenkeel.study._estimate import Estimate, Share, estimate
 from evenkeel.study._execute import RunResult, execute
 from evenkeel.study._finetune import finetune_one
 from evenkeel.study._folder import StudyFolder
+from evenkeel.study._new_folder import check_new_folder, new_folder
 from evenkeel.study._pack import pack
 from evenkeel.study._plan import CheckpointPlan, Measures, Plan, Resources, RunSpec, TaskPlan, Training, load_plan
 from evenkeel.study._prepare import Prepared, prepare
@@ -39,12 +40,14 @@ __all__ = [
     "amended",
     "calibrate",
     "calibrate_side_by_side",
+    "check_new_folder",
     "checkpoint_disk",
     "disk_notice",
     "estimate",
     "execute",
     "finetune_one",
     "load_plan",
+    "new_folder",
     "open_study",
     "pack",
     "prepare",

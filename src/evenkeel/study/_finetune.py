@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import pyarrow.parquet
 from transformers import TrainerCallback
 
-from evenkeel.errors import PlanError, StoreError
+from evenkeel.errors import PlanError
 from evenkeel.study._execute import RunResult, execute
 from evenkeel.study._folder import StudyFolder
+from evenkeel.study._new_folder import check_new_folder, new_folder
 from evenkeel.study._plan import Plan
 from evenkeel.study._study import Study
 from evenkeel.study.engines import Job, launch
@@ -38,10 +37,7 @@ def finetune_one(plan: Plan, out: Path, *, callbacks: Sequence[TrainerCallback] 
         StoreError: if the folder is not empty or cannot be written.
         EvenkeelError: if task, model or method cannot be used.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(f"'{out}' exists and is not empty; choose a new folder with --out")
-    if out.resolve().is_mount():  # the finished folder is renamed to its place, which no mount point allows
-        raise StoreError(f"'{out}' is a mount point; choose a folder inside it with --out")
+    check_new_folder(out)
     jobs = Study(plan, StudyFolder(out)).jobs()
     if len(jobs) != 1:
         raise PlanError(f"the plan has {len(jobs)} runs, and one model is to be kept; name one task, method and seed")
@@ -51,9 +47,7 @@ def finetune_one(plan: Plan, out: Path, *, callbacks: Sequence[TrainerCallback] 
             f"the run is one of {job.spec.processes} processes (resources.processes_per_run), and callbacks belong to "
             "this one; leave one of the two out"
         )
-    with _scratch_beside(out) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+    with new_folder(out) as made:
         if job.spec.processes > 1:
             result = launch(job.spec.processes, _saved, job, made)
         else:
@@ -62,18 +56,8 @@ def finetune_one(plan: Plan, out: Path, *, callbacks: Sequence[TrainerCallback] 
         metrics = {"spec": job.spec.model_dump(mode="json"), **outcome}
         (made / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         pyarrow.parquet.write_table(result.tables["predictions"], made / "predictions.parquet")
-        os.replace(made, out.resolve())  # an empty folder gives way; "." has no name to replace
     return outcome
 
 
 def _saved(job: Job, made: Path) -> RunResult:
     return execute(job.spec, job.task, model=job.model, save_to=made)
-
-
-def _scratch_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
-    """Make a scratch folder on the same file system, so that the result can be renamed into place."""
-    try:
-        out.resolve().parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=".evenkeel-")
-    except OSError as error:
-        raise StoreError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
