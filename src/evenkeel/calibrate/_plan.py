@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from evenkeel.calibrate._arrays import rounded
 from evenkeel.calibrate._proposal import Proposal
 from evenkeel.study import Plan
 
@@ -56,7 +57,7 @@ def plan_text(plan: Plan, proposal: Proposal, *, name: str) -> str:
         "seeds": _SEEDS,
         "training": {
             **plan.training.model_dump(exclude={"record_every"}),
-            "learning_rate": float(f"{proposal.learning_rate.value:.2g}"),
+            "learning_rate": rounded(proposal.learning_rate.value),
         },
     }
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evenkeel.calibrate._arrays import Floats
+from evenkeel.calibrate._arrays import Floats, rounded
 from evenkeel.errors import MeasureError
 
 __all__ = ["PAPER", "RoleThreshold", "check_quantile", "role_thresholds"]
 
 PAPER = 0.05  # the headline threshold of Yang & Ma 2022
-_DIGITS = 2
 _NOTHING = 1e-6  # times the largest norm of a role: what rounding leaves of a gradient that is zero
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -87,7 +86,7 @@ def check_quantile(quantile: float) -> None:
 def _threshold(role: str, norms: Floats, quantile: float) -> RoleThreshold:
     finite = norms[np.isfinite(norms)]
     seen = finite[finite > _NOTHING * finite.max(initial=0.0)]
-    limit = _rounded(float(np.quantile(seen, quantile))) if seen.size else math.inf
+    limit = rounded(float(np.quantile(seen, quantile))) if seen.size else math.inf
     above = np.where(np.isnan(norms), np.nan, norms > limit)
     return RoleThreshold(
         role=role,
@@ -97,8 +96,3 @@ def _threshold(role: str, norms: Floats, quantile: float) -> RoleThreshold:
         clipped_by_paper=float(np.nanmean(np.where(np.isnan(norms), np.nan, norms > PAPER))),
         norms=tuple(float(value) for value in np.quantile(seen, _QUANTILES)) if seen.size else (0.0,) * len(_QUANTILES),
     )
-
-
-def _rounded(value: float) -> float:
-    """Round to two digits."""
-    return float(f"{value:.{_DIGITS}g}")

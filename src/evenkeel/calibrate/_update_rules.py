@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evenkeel.calibrate._arrays import Floats
+from evenkeel.calibrate._arrays import Floats, rounded
 from evenkeel.errors import MeasureError
 
 __all__ = ["UpdateRule", "at_rate", "budget_of_run", "first_steps", "median_ratios"]
@@ -75,7 +75,7 @@ def at_rate(name: str, rate: float | None, rates: Floats, ratios: Floats, reason
     if not moved.any():
         return UpdateRule(name=name, max_update=None, reason=f"{reason}: nothing moved")
     value = 10 ** np.interp(np.log10(rate), np.log10(rates[moved]), np.log10(ratios[moved]))
-    return UpdateRule(name=name, max_update=_rounded(float(value)), reason=f"{reason}, {rate:.2g}")
+    return UpdateRule(name=name, max_update=rounded(float(value)), reason=f"{reason}, {rate:.2g}")
 
 
 def first_steps(rate: float, ratios: Floats) -> UpdateRule:
@@ -95,7 +95,7 @@ def first_steps(rate: float, ratios: Floats) -> UpdateRule:
     mean = float(ratios[:, :_FIRST].mean())
     return UpdateRule(
         name="published-recipe",
-        max_update=_rounded(mean),
+        max_update=rounded(mean),
         reason=f"what the learning rate {rate:.2g} does in the first {min(_FIRST, ratios.shape[1])} steps",
     )
 
@@ -124,11 +124,6 @@ def budget_of_run(travel: float, steps: int) -> UpdateRule:
         )
     return UpdateRule(
         name="budget",
-        max_update=_rounded(travel / steps),
+        max_update=rounded(travel / steps),
         reason=f"no component travels further than {travel:g} times its weights' norm in {steps} steps",
     )
-
-
-def _rounded(value: float) -> float:
-    """Round to two digits."""
-    return float(f"{value:.2g}")
