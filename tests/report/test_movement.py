@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evenkeel.report._movement import half_times, layer_change, layers_in_order, moved_again
+from evenkeel.report._movement import Movement, half_times
 
 COLUMNS = {
     "step": pa.int32(), "phase": pa.int16(), "component": pa.string(), "layer": pa.int16(), "role": pa.string(),
@@ -31,33 +31,35 @@ def moving(**ways: Any) -> pa.Table:
 
 
 def test_half_times_are_those_of_components_that_all_runs_have() -> None:
-    found = half_times([moving(a0=SOON, b1=LATE, c2=SOON), moving(b1=SOON, a0=LATE)])
+    found = half_times([Movement.of(moving(a0=SOON, b1=LATE, c2=SOON)), Movement.of(moving(b1=SOON, a0=LATE))])
     soon, late = 0.5 * 0.5 / 0.8, 0.5 + 0.5 * 0.3 / 0.8
     np.testing.assert_allclose(found, [[soon, late], [late, soon]], rtol=1e-6)
     assert half_times([]).shape == (0, 0)
 
 
 def test_what_never_moved_has_no_half_time() -> None:
-    assert half_times([moving(a0=((2, 0.0), (4, 0.0)), b1=SOON)]).shape == (1, 1)
+    assert half_times([Movement.of(moving(a0=((2, 0.0), (4, 0.0)), b1=SOON))]).shape == (1, 1)
 
 
 def test_upper_layers_first_is_negative() -> None:
-    assert layers_in_order(moving(a0=LATE, b1=SOON)) == pytest.approx(-1)
-    assert layers_in_order(moving(a0=SOON, b1=LATE)) == pytest.approx(1)
-    assert math.isnan(layers_in_order(moving(a0=SOON, b0=LATE)))
-    assert math.isnan(layers_in_order(table((2, 0, "head", None, 1.0, 1.0))))
+    assert Movement.of(moving(a0=LATE, b1=SOON)).layers_in_order == pytest.approx(-1)
+    assert Movement.of(moving(a0=SOON, b1=LATE)).layers_in_order == pytest.approx(1)
+    assert math.isnan(Movement.of(moving(a0=SOON, b0=LATE)).layers_in_order)
+    assert math.isnan(Movement.of(table((2, 0, "head", None, 1.0, 1.0))).layers_in_order)
 
 
 def test_a_layer_changes_as_its_largest_component_does() -> None:
-    found = layer_change(moving(a0=((2, 9.0), (4, 0.1)), b0=((2, 0.0), (4, 0.001)), c1=((2, 0.0), (4, 0.001))))
+    found = Movement.of(
+        moving(a0=((2, 9.0), (4, 0.1)), b0=((2, 0.0), (4, 0.001)), c1=((2, 0.0), (4, 0.001)))
+    ).layer_change
     assert found == pytest.approx((-1 - 3) / 2, abs=1e-6)
-    assert math.isnan(layer_change(moving(a0=((4, 0.0),))))
+    assert math.isnan(Movement.of(moving(a0=((4, 0.0),))).layer_change)
 
 
 def test_the_top_layer_moves_again_by_its_last_phase_over_its_first() -> None:
     top = [(2, 0, "b1", 1, 0.1, 0.1), (4, 1, "b1", 1, 0.101, 0.001)]
     low = [(4, 1, "a0", 0, 0.5, 0.5)]
-    assert moved_again(table(*top, *low)) == pytest.approx(-2, abs=1e-6)
-    assert math.isnan(moved_again(table(*top[:1])))
+    assert Movement.of(table(*top, *low)).moved_again == pytest.approx(-2, abs=1e-6)
+    assert math.isnan(Movement.of(table(*top[:1])).moved_again)
     still = [(2, 0, "b1", 1, 0.1, 0.1), (4, 1, "b1", 1, 0.1, 0.0)]
-    assert math.isnan(moved_again(table(*still)))
+    assert math.isnan(Movement.of(table(*still)).moved_again)

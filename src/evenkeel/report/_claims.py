@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 from evenkeel.report._figure_data import tables_of
 from evenkeel.report._judge import ALPHA, FEWEST, FEWEST_FOR_INTERVALS, Family, Judged
 from evenkeel.report._judge import Verdict as Found
-from evenkeel.report._movement import half_times, layer_change, layers_in_order, moved_again
+from evenkeel.report._movement import Movement, half_times
 from evenkeel.report._results import Cell
 from evenkeel.report._words import all_failed, p_value
 from evenkeel.stats import compare_failures, compare_paired, concordance, wilson
@@ -91,16 +91,17 @@ def claims(judged: Sequence[Family], folder: StudyFolder) -> list[Claim]:
 
 def _of_family(family: Family, folder: StudyFolder) -> Iterator[Claim]:
     where, base = family.where, family.base
+    moved = _moved(base, folder)
     for cell in (base, *(one.other for one in family.judged)):
         if _is(cell, *_ORDINARY) and cell.finished:
             yield _unstable(where, cell)
     if base.finished:
-        yield from _components(where, base, folder)
+        yield from _components(where, base, moved)
     for one in family.judged:
         if not one.other.finished or not base.finished:
             continue
         if _is(one.other, "gradual-unfreezing"):
-            yield from _top_down(where, one, folder)
+            yield from _top_down(where, one, moved, folder)
         elif _is(one.other, "component-clip") and not _OFF.search(one.other.method):
             yield from _clipping(where, one)
 
@@ -132,31 +133,36 @@ def _learns(cell: Cell) -> bool:
     return n > 0 and wilson(n - len(cell.failed), n)[0] > ALPHA
 
 
-def _components(where: str, base: Cell, folder: StudyFolder) -> Iterator[Claim]:
+_Moved = list[tuple[RunRecord, Movement]]
+
+
+def _moved(cell: Cell, folder: StudyFolder) -> _Moved:
+    """Read how the weights of each recorded run moved."""
+    return [(run, Movement.of(table)) for run, table in tables_of(cell, folder, "telemetry")]
+
+
+def _components(where: str, base: Cell, moved: _Moved) -> Iterator[Claim]:
     """Judge what is said of the components in ordinary fine-tuning, by the runs that learnt something."""
     about: dict[str, Any] = {"where": where, "method": base.method}
-    recorded = [(run, table) for run, table in tables_of(base, folder, "telemetry") if not run.outcome["failed"]]
-    tables = [table for _, table in recorded]
-    if len(tables) < FEWEST:
-        reason = f"{len(tables)} successful runs with telemetry are too few"
+    good = [(run, movement) for run, movement in moved if not run.outcome["failed"]]
+    if len(good) < FEWEST:
+        reason = f"{len(good)} successful runs with telemetry are too few"
         yield from (Claim(claim=name, verdict="cannot be told", reason=reason, **about) for name in ("racing", "order"))
     else:
-        times = half_times(tables)
-        found = concordance(times)
-        spreads = np.array([_number(run, *_RACING) for run, _ in recorded])
+        found = concordance(half_times([movement for _, movement in good]))
+        spreads = np.array([_number(run, *_RACING) for run, _ in good])
         spreads = spreads[np.isfinite(spreads)]
         told = not math.isnan(found.p)
         yield Claim(
             claim="racing", effect=float(spreads.mean()) if spreads.size else _NAN,
             interval=_of_mean(spreads, 1 - ALPHA), unit=_APART,
-            test=f"Friedman p {p_value(found.p)}, Kendall's W {found.w:.2f}" if told else "", n=len(tables),
+            test=f"Friedman p {p_value(found.p)}, Kendall's W {found.w:.2f}" if told else "", n=len(good),
             verdict=("held" if found.p <= ALPHA else "not shown") if told else "cannot be told",
             reason="" if told else "no component has a half time in every run", **about,
         )  # fmt: skip
-        ranks = np.array([layers_in_order(table) for table in tables])
+        ranks = np.array([movement.layers_in_order for _, movement in good])
         yield _by_interval(ranks, -1, 1, claim="order", unit="rank correlation of half time with layer", **about)
-    bad, good = base.failed, [run for run in base.finished if not run.outcome["failed"]]
-    yield _vanishing(bad, good, about)
+    yield _vanishing(base.failed, [run for run in base.finished if not run.outcome["failed"]], about)
 
 
 def _vanishing(bad: Sequence[RunRecord], good: Sequence[RunRecord], about: dict[str, Any]) -> Claim:
@@ -179,25 +185,22 @@ def _vanishing(bad: Sequence[RunRecord], good: Sequence[RunRecord], about: dict[
     )  # fmt: skip
 
 
-def _top_down(where: str, one: Judged, folder: StudyFolder) -> Iterator[Claim]:
+def _top_down(where: str, one: Judged, moved: _Moved, folder: StudyFolder) -> Iterator[Claim]:
     about: dict[str, Any] = {"where": where, "method": one.other.method}
     yield _of_judged(one, "mean", "less", claim="top-down", **about)
-    ours, theirs = (_by_draw(cell, folder, layer_change) for cell in (one.other, one.base))
-    both = [draw for draw in ours if draw in theirs]
-    changes = np.array([ours[draw] - theirs[draw] for draw in both])
+    ours = _moved(one.other, folder)
+    theirs = {run.spec.draw: movement.layer_change for run, movement in moved}
+    pairs = [(movement.layer_change, theirs[run.spec.draw]) for run, movement in ours if run.spec.draw in theirs]
+    changes = np.array([own - other for own, other in pairs])
     yield _by_interval(
         changes, -1, one.comparisons, claim="top-down moves less", power=True,
         unit="change of layers (root mean square, largest component), times that of full", **about,
     )  # fmt: skip
-    again = np.array(list(_by_draw(one.other, folder, moved_again).values()))
+    again = np.array([movement.moved_again for _, movement in ours])
     yield _by_interval(
         again, -1, 1, claim="top-down stays", power=True,
         unit="change of the top layer in the last phase, times that in its first", **about,
     )  # fmt: skip
-
-
-def _by_draw(cell: Cell, folder: StudyFolder, number: Callable[[Any], float]) -> dict[int | str, float]:
-    return {run.spec.draw: number(table) for run, table in tables_of(cell, folder, "telemetry")}
 
 
 def _clipping(where: str, one: Judged) -> Iterator[Claim]:
