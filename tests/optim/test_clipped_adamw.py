@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.clipping._bag import INF, NAN, Bag, bits, drawn
 from tests.optim import _runs
+from tests.optim._ways import kernels
 from torch import Tensor, nn
 
 from evenkeel import clip_grad_norm_, components
-from evenkeel.clipping import cpu
 from evenkeel.clipping.thresholds import (
     Budget,
     CappedEma,
@@ -32,6 +32,8 @@ from evenkeel.clipping.thresholds import (
 )
 from evenkeel.errors import ComponentError, GradientError, OptimizerError, ThresholdError
 from evenkeel.optim import ClippedAdamW, _clipped_adamw
+
+__all__ = ["kernels"]
 
 THRESHOLDS: dict[str, Callable[[], Any]] = {
     "a number": lambda: 0.05,
@@ -49,16 +51,6 @@ THRESHOLDS: dict[str, Callable[[], Any]] = {
     "cosine": lambda: Cosine(1.0, 0.01, steps=50),
     "grouped": lambda: Grouped(Percentile(20), by="role"),
 }
-
-
-WAYS = [True, pytest.param(False, marks=pytest.mark.slow)]
-
-
-@pytest.fixture(params=WAYS, ids=["kernels", "torch"], scope="module", autouse=True)
-def kernels(request: pytest.FixtureRequest) -> Iterator[bool]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "available", lambda: request.param)
-        yield request.param
 
 
 def trained(model: nn.Module, optimizer: Any, steps: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from tests.clipping._bag import INF, NAN, Bag, drawn
 from tests.optim import _runs
 from tests.optim._limited_by_hand import LimitedByHand
+from tests.optim._ways import kernels
 from torch import nn
 
 from evenkeel import ClipStatistics, clip_grad_norm_, components
@@ -20,15 +21,9 @@ from evenkeel.optim import ClippedAdamW, UpdateLimit, clipped, latest_update
 from evenkeel.optim._on_zeros import OnZeros
 from evenkeel.partition import Components
 
+__all__ = ["kernels"]
+
 RATE, EPSILON = 1e-2, 1e-3
-WAYS = [True, pytest.param(False, marks=pytest.mark.slow)]
-
-
-@pytest.fixture(params=WAYS, ids=["kernels", "torch"], scope="module", autouse=True)
-def kernels(request: pytest.FixtureRequest) -> Iterator[bool]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "available", lambda: request.param)
-        yield request.param
 
 
 def share_of(parts: Components, max_update: Any) -> Callable[[str], float]:
