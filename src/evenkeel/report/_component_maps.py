@@ -144,6 +144,11 @@ class ComponentMap:
     n_successful: int
     unrecorded: int
 
+    @property
+    def tells(self) -> bool:
+        """Whether there is a value anywhere: nothing limits updates in most studies, for instance."""
+        return bool(np.isfinite(self.failed).any() or np.isfinite(self.successful).any())
+
 
 def component_maps(members: Sequence[Cell], folder: StudyFolder) -> list[list[ComponentMap]]:
     """Read what happened where, for the finished runs of several methods.

@@ -197,6 +197,8 @@ def _explorer(maps: Sequence[Sequence[ComponentMap]]) -> Explorer:
     by_measure = {
         key: [next(one for one in of_method if one.measure == key) for of_method in maps] for key in _keys(maps)
     }
+    told = [key for key, of_methods in by_measure.items() if any(one.tells for one in of_methods)]
+    by_measure = {key: by_measure[key] for key in told or [next(iter(by_measure))]}
     known = {**MEASURES, "half_time": HALF_TIME}
     values: dict[str, Any] = {}
     for key, of_methods in by_measure.items():
