@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+from evenkeel.errors import StoreError
 from evenkeel.report import write_report
 from evenkeel.report._claim_tables import CLAIM_HEADINGS, claim_texts, claims_csv, claims_markdown
 from evenkeel.report._claims import CLAIMS, Claim, claims
 from evenkeel.report._judge import families
+from evenkeel.report._movements import Movements
 from evenkeel.report._results import cells
-from evenkeel.study import StudyFolder, open_study
+from evenkeel.study import StudyFolder, open_study, pack
 
 RNG = np.random.default_rng(3)
 GOOD = [round(float(score), 4) for score in RNG.normal(0.75, 0.01, 20)]
@@ -40,7 +44,7 @@ def judge(make_study: Callable[..., Path]) -> Judge:
             else run
             for run in runs
         ]
-        judged = claims(families(cells(plan, runs)), folder)
+        judged = claims(families(cells(plan, runs)), Movements(folder))
         assert len({(one.claim, one.method) for one in judged}) == len(judged)
         return {(one.claim, one.method): one for one in judged}
 
@@ -165,3 +169,39 @@ def test_the_report_has_them(make_study: Callable[..., Path]) -> None:
     assert 'class="held"' in page
     assert "clipping components fails less often" in StudyFolder(path).claims.read_text(encoding="utf-8")
     assert (path / "claims.csv").is_file()
+
+
+def test_a_packed_study_is_judged_as_before(make_study: Callable[..., Path], tmp_path: Path) -> None:
+    whole = make_study({"full": SHAKY, "gradual-unfreezing": GOOD}, tables=["telemetry"])
+    write_report(whole)
+    judged = StudyFolder(whole).claims.read_bytes()
+    packed = pack(whole, tmp_path / "packed")
+    assert packed.movements.is_file()
+    assert not (packed.path / "runs").exists()
+    write_report(packed.path)
+    assert packed.claims.read_bytes() == judged
+    assert b"successful runs with telemetry are too few" not in judged
+    packed.movements.unlink()
+    write_report(packed.path)
+    assert b"successful runs with telemetry are too few" in packed.claims.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["text", "other columns", "ragged", "link"])
+def test_movements_that_no_report_wrote_are_refused(make_study: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    path = make_study({"full": SHAKY}, tables=["telemetry"])
+    write_report(path)
+    kept = StudyFolder(path).movements
+    table = pa.parquet.read_table(kept)
+    assert table.num_rows == len(SHAKY)
+    if kind == "text":
+        kept.write_text("no table", encoding="utf-8")
+    elif kind == "other columns":
+        pa.parquet.write_table(table.drop_columns("run"), kept)
+    elif kind == "ragged":
+        few = pa.array([[]] * table.num_rows, pa.list_(pa.float64()))
+        pa.parquet.write_table(table.set_column(2, "half_times", few), kept)
+    else:
+        kept.rename(tmp_path / "elsewhere")
+        kept.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="not what a report wrote there.*remove it"):
+        write_report(path)

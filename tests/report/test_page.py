@@ -110,7 +110,7 @@ def test_tables_stand_beside_and_nothing_else(make_study) -> None:
     assert write_report(path) == StudyFolder(path).report
     plan, runs, folder = open_study(path)
     assert folder.table.read_text(encoding="utf-8") == results_markdown(plan, runs)
-    made = {"results.md", "results.csv", "results.tex", "claims.md", "claims.csv", "report.html"}
+    made = {"results.md", "results.csv", "results.tex", "claims.md", "claims.csv", "movements.parquet", "report.html"}
     assert {entry.name for entry in path.iterdir()} == {"study.sqlite", "runs", *made}
 
 

@@ -22,8 +22,8 @@ def test_a_packed_study_is_small_and_goes_on(make_plan: MakePlan, tmp_path: Path
     Study(plan, folder).run(LocalEngine(workers=1))
     write_report(folder.path)
     packed = pack(folder.path, tmp_path / "packed")
-    names = {"study.sqlite", "report.html", "results.md", "results.csv", "results.tex", "claims.md", "claims.csv"}
-    assert {entry.name for entry in packed.path.iterdir()} == names
+    report = {"report.html", "results.md", "results.csv", "results.tex", "claims.md", "claims.csv", "movements.parquet"}
+    assert {entry.name for entry in packed.path.iterdir()} == {"study.sqlite", *report}
     assert open_study(packed.path)[:2] == open_study(folder.path)[:2]
     again = StudyFolder(shutil.copytree(packed.path, tmp_path / "again"))
     before = [run.attempts for run in open_study(again.path)[1]]

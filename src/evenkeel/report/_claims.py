@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evenkeel.report._figure_data import tables_of
 from evenkeel.report._judge import ALPHA, FEWEST, FEWEST_FOR_INTERVALS, Family, Judged
 from evenkeel.report._judge import Verdict as Found
 from evenkeel.report._movement import Movement, half_times
+from evenkeel.report._movements import Movements
 from evenkeel.report._results import Cell
 from evenkeel.report._words import all_failed, p_value
 from evenkeel.stats import compare_failures, compare_paired, concordance, wilson
-from evenkeel.study import RunRecord, StudyFolder
+from evenkeel.study import RunRecord
 
 __all__ = ["CLAIMS", "Claim", "ClaimVerdict", "claims"]
 
@@ -73,7 +73,7 @@ class Claim:
     reason: str = ""
 
 
-def claims(judged: Sequence[Family], folder: StudyFolder) -> list[Claim]:
+def claims(judged: Sequence[Family], movements: Movements) -> list[Claim]:
     """Judge the paper's claims that a study has runs for.
 
     Of a study whose first method is ``full``: instability, racing, going top-down (``gradual-unfreezing``) and clipping
@@ -81,17 +81,17 @@ def claims(judged: Sequence[Family], folder: StudyFolder) -> list[Claim]:
 
     Args:
         judged: the study's comparisons.
-        folder: where its tables are.
+        movements: how the weights of its runs moved.
 
     Returns:
         The claims, by task, model and recipe.
     """
-    return [claim for family in judged if _is(family.base, "full") for claim in _of_family(family, folder)]
+    return [claim for family in judged if _is(family.base, "full") for claim in _of_family(family, movements)]
 
 
-def _of_family(family: Family, folder: StudyFolder) -> Iterator[Claim]:
+def _of_family(family: Family, movements: Movements) -> Iterator[Claim]:
     where, base = family.where, family.base
-    moved = _moved(base, folder)
+    moved = movements.of(base)
     for cell in (base, *(one.other for one in family.judged)):
         if _is(cell, *_ORDINARY) and cell.finished:
             yield _unstable(where, cell)
@@ -101,7 +101,7 @@ def _of_family(family: Family, folder: StudyFolder) -> Iterator[Claim]:
         if not one.other.finished or not base.finished:
             continue
         if _is(one.other, "gradual-unfreezing"):
-            yield from _top_down(where, one, moved, folder)
+            yield from _top_down(where, one, moved, movements.of(one.other))
         elif _is(one.other, "component-clip") and not _OFF.search(one.other.method):
             yield from _clipping(where, one)
 
@@ -134,11 +134,6 @@ def _learns(cell: Cell) -> bool:
 
 
 _Moved = list[tuple[RunRecord, Movement]]
-
-
-def _moved(cell: Cell, folder: StudyFolder) -> _Moved:
-    """Read how the weights of each recorded run moved."""
-    return [(run, Movement.of(table)) for run, table in tables_of(cell, folder, "telemetry")]
 
 
 def _components(where: str, base: Cell, moved: _Moved) -> Iterator[Claim]:
@@ -185,11 +180,10 @@ def _vanishing(bad: Sequence[RunRecord], good: Sequence[RunRecord], about: dict[
     )  # fmt: skip
 
 
-def _top_down(where: str, one: Judged, moved: _Moved, folder: StudyFolder) -> Iterator[Claim]:
+def _top_down(where: str, one: Judged, base: _Moved, ours: _Moved) -> Iterator[Claim]:
     about: dict[str, Any] = {"where": where, "method": one.other.method}
     yield _of_judged(one, "mean", "less", claim="top-down", **about)
-    ours = _moved(one.other, folder)
-    theirs = {run.spec.draw: movement.layer_change for run, movement in moved}
+    theirs = {run.spec.draw: movement.layer_change for run, movement in base}
     pairs = [(movement.layer_change, theirs[run.spec.draw]) for run, movement in ours if run.spec.draw in theirs]
     changes = np.array([own - other for own, other in pairs])
     yield _by_interval(

@@ -17,6 +17,7 @@ from evenkeel.report._claims import Claim, claims
 from evenkeel.report._drill import drill
 from evenkeel.report._findings import Finding, find, how_tested
 from evenkeel.report._judge import Family, families
+from evenkeel.report._movements import Movements
 from evenkeel.report._results import Cell, cells, groups, results
 from evenkeel.report._scores_file import read_scores
 from evenkeel.report._tables import (
@@ -95,10 +96,12 @@ def _write_all(
     _write(folder.table.with_suffix(".tex"), results_latex(plan, runs))
     found = cells(plan, runs)
     judged = families(found)
-    claimed = claims(judged, folder)
+    movements = Movements(folder)
+    claimed = claims(judged, movements)
     if claimed:
         _write(folder.claims, claims_markdown(claimed))
         _write(folder.claims.with_suffix(".csv"), claims_csv(claimed))
+        _write(folder.movements, movements.as_parquet())
     _write(folder.report, _page(plan, runs, folder, found, judged, claimed, what, refresh))
     return folder.report
 
@@ -112,12 +115,12 @@ def _nothing(path: Path, runs: Sequence[RunRecord]) -> str:
     )
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.unlink(missing_ok=True)
-        with beside.open("x", encoding="utf-8") as file:  # through no link that somebody laid there
-            file.write(text)
+        with beside.open("xb") as file:  # through no link that somebody laid there
+            file.write(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

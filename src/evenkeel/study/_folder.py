@@ -70,10 +70,15 @@ class StudyFolder:
         return self.path / "claims.md"
 
     @property
+    def movements(self) -> Path:
+        """How the weights of runs moved, as far as claims are judged by it: what a packed study keeps of telemetry."""
+        return self.path / "movements.parquet"
+
+    @property
     def written(self) -> list[Path]:
         """All files of a report, whether they are there or not."""
         tables = [self.table.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")]
-        return [self.report, *tables, self.claims, self.claims.with_suffix(".csv")]
+        return [self.report, *tables, self.claims, self.claims.with_suffix(".csv"), self.movements]
 
     def create(self) -> None:
         """Make the folder, and see that it can be written.
