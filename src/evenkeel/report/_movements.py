@@ -29,7 +29,7 @@ _SCHEMA = pa.schema(
 
 
 class Movements:
-    """Movements by run: from a run's telemetry, or, where a packed study left that behind, as an earlier report had it."""
+    """Movements by run: from a run's telemetry, or, where a packed study left that behind, as a report once had it."""
 
     def __init__(self, folder: StudyFolder) -> None:
         """Look into a study's folder.
