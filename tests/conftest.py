@@ -20,6 +20,24 @@ settings.register_profile("search", deadline=None, max_examples=1000, suppress_h
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 
+# Rooms whose tests are matrices: the same lines again on other models, dtypes, layouts. Traced they take twice as long.
+_HERE = Path(__file__).parent
+_MATRICES = tuple(_HERE / room for room in ("clipping", "integrations", "measure", "optim", "partition"))
+_EXIT = os._exit  # coverage's, where there is coverage
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure the coverage of the first case of such a test, and not that of the others; they are run all the same."""
+    seen = set()
+    for item in items:
+        if not item.path.is_relative_to(_HERE) or item.get_closest_marker("slow"):
+            continue
+        test = item.nodeid.partition("[")[0]
+        if test in seen and any(item.path.is_relative_to(room) for room in _MATRICES):
+            item.add_marker(pytest.mark.no_cover)
+        seen.add(test)
+
+
 @pytest.fixture(scope="session")
 def glue_dir() -> Path:
     """The folder that holds ``rte/``, ``mrpc/`` and ``cola/`` as tab-separated files."""
@@ -55,6 +73,18 @@ def _ranks_end_with_their_file() -> Iterator[None]:
     """Other tests wait until no process is left of the test before."""
     yield
     _ranks.close()
+
+
+@pytest.fixture(autouse=True)
+def _what_is_not_measured_has_processes_that_are_not(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Also let no process save its coverage once for every time that measuring went on in the one it was forked from.
+
+    coverage puts another ``os._exit`` around the one that it finds whenever it starts, which is after each such test.
+    """
+    if request.node.get_closest_marker("no_cover"):
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # measuring, when it goes on, puts it there again
+    yield
+    os._exit = _EXIT
 
 
 @pytest.fixture

@@ -353,6 +353,7 @@ def test_an_earlier_part_goes_before() -> None:
     assert again.table().equals(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_file_in_its_place(tmp_path: Path) -> None:
     code = (
         "import os, torch; from evenkeel import components; from evenkeel.measure import Telemetry, _telemetry\n"

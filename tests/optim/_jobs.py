@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch.distributed as dist
 from tests.optim import _runs
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from evenkeel import components
+from evenkeel import clip_grad_norm_, components
 from evenkeel.clipping.thresholds import Percentile
 from evenkeel.errors import OptimizerError
 from evenkeel.optim import ClippedAdamW, clipped, latest_update, step_in_backward
@@ -53,14 +54,14 @@ def limited(
     return whole, seen
 
 
-def wrapped(name: str, wrapper: str) -> nn.Module:
+def wrapped(name: str, wrapper: str, **fully: Any) -> nn.Module:
     model = _runs.MODELS[name]()
     if wrapper == "ddp":
         return DistributedDataParallel(model, find_unused_parameters=name == "mixtral")
     blocks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     for block in blocks[0]:
-        fully_shard(block)
-    return fully_shard(model)
+        fully_shard(block, **fully)
+    return fully_shard(model, **fully)
 
 
 def trained(name: str, wrapper: str, how: str, limit: str, by: Any, steps: int) -> tuple[dict[str, Tensor], str]:
@@ -133,3 +134,40 @@ def traffic(how: str) -> dict[str, int]:
         with CommDebugMode() as counted:
             model(**batch).loss.backward()
     return {str(kind): number for kind, number in counted.get_comm_counts().items()} | {"components": len(parts)}
+
+
+def scaled(how: str, poisoned: int) -> tuple[dict[str, Tensor], list[bool], set[str]]:
+    """Train a sharded model in float16 by a loss scaler; in one step a gradient overflows on the last rank alone.
+
+    Returns:
+        The whole weights, whether the scale was kept in each step, and what gradients and computations were.
+    """
+    rank, ranks, seen = dist.get_rank(), dist.get_world_size(), set()
+    half = MixedPrecisionPolicy(param_dtype=torch.float16, reduce_dtype=torch.float32)
+    model = wrapped("bert", "fsdp2", mp_policy=half)
+    parts = components(model)
+    if how == "clip, then step":
+        optimizer: Any = _runs.adamw(list(model.parameters()))
+    elif how == "clipped adamw":
+        optimizer = ClippedAdamW(parts, **_runs.ADAMW, max_norm=0.05)
+    else:
+        optimizer = clipped(_runs.adamw(list(model.parameters())), parts, max_norm=0.05)
+    model.get_submodule("classifier").register_forward_hook(lambda *given: seen.add(str(given[1][0].dtype)))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10_000)
+    kept = []
+    for step, batch in enumerate(_runs.batches(model, 6)):
+        share = {key: value.chunk(ranks)[rank] for key, value in batch.items()}
+        scaler.scale(model(**share).loss).backward()
+        grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        seen |= {type(grad).__name__ for grad in grads}
+        if step == poisoned and rank == ranks - 1:
+            next(local for grad in grads if (local := cast("DTensor", grad).to_local()).numel())[0] = float("inf")
+        before = scaler.get_scale()
+        if how == "clip, then step":
+            scaler.unscale_(optimizer)
+            clip_grad_norm_(parts, 0.05)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        kept.append(scaler.get_scale() == before)
+    return {key: cast("DTensor", value).full_tensor() for key, value in _runs.weights(model).items()}, kept, seen

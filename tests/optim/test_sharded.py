@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests import _ranks
+from tests._tiers import few
 from tests.optim import _jobs, _runs
 
 WAYS = ["clipped adamw", "in backward", "any optimizer"]
@@ -65,6 +66,19 @@ def test_micro_steps_are_accumulated(wrapper: str) -> None:
     wanted = _jobs.alone("bert", "number", "tensor", 3)
     for weights in _ranks.run(2, _jobs.accumulated, wrapper):
         _runs.assert_alike(weights, wanted, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("how", few(["clip, then step", "clipped adamw", "any optimizer"], ["clipped adamw"]))
+def test_a_loss_scaler_skips_on_all_ranks_what_overflows_on_one(how: str) -> None:
+    ((wanted, kept, seen),) = _ranks.run(1, _jobs.scaled, how, 2)
+    assert kept == [True, True, False, True, True, True]
+    assert seen == {"DTensor", "torch.float16"}
+    wanted = {name: weights for name, weights in wanted.items() if "key.bias" not in name}  # moved by rounding alone
+    for weights, same, kinds in _ranks.run(2, _jobs.scaled, how, 2):
+        assert (same, kinds) == (kept, seen)
+        _runs.assert_alike(weights, wanted, tolerance=2e-4)  # float16 rounds shares of a batch otherwise
+    (unspoilt, *_), _ = _ranks.run(2, _jobs.scaled, how, -1)
+    assert max((unspoilt[name] - wanted[name]).abs().max() for name in wanted) > 5e-4
 
 
 def test_components_of_a_replicated_model_are_refused_in_backward() -> None:

@@ -6,12 +6,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.study._small import MakePlan, small_data, small_model
+from tests.study._small import InlineEngine, MakePlan, small_data, small_model
 
 from evenkeel.errors import StoreError
 from evenkeel.report import write_report
 from evenkeel.study import Store, Study, StudyFolder, open_study, pack
-from evenkeel.study.engines import LocalEngine
 
 __all__ = ["small_data", "small_model"]
 
@@ -19,7 +18,7 @@ __all__ = ["small_data", "small_model"]
 def test_a_packed_study_is_small_and_goes_on(make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(methods=["full"], seeds=1)
     folder = StudyFolder(tmp_path / "study")
-    Study(plan, folder).run(LocalEngine(workers=1))
+    Study(plan, folder).run(InlineEngine())
     write_report(folder.path)
     packed = pack(folder.path, tmp_path / "packed")
     report = {"report.html", "results.md", "results.csv", "results.tex", "claims.md", "claims.csv", "movements.parquet"}
@@ -27,9 +26,9 @@ def test_a_packed_study_is_small_and_goes_on(make_plan: MakePlan, tmp_path: Path
     assert open_study(packed.path)[:2] == open_study(folder.path)[:2]
     again = StudyFolder(shutil.copytree(packed.path, tmp_path / "again"))
     before = [run.attempts for run in open_study(again.path)[1]]
-    runs = Study(plan, again).run(LocalEngine(workers=1))
+    runs = Study(plan, again).run(InlineEngine())
     assert [run.attempts for run in runs] == before == [1]  # nothing was run a second time
-    more = Study(plan.model_copy(update={"seeds": (1, 2)}), again).run(LocalEngine(workers=1))
+    more = Study(plan.model_copy(update={"seeds": (1, 2)}), again).run(InlineEngine())
     assert [run.status in ("done", "failed") for run in more] == [True, True]
 
 

@@ -18,6 +18,7 @@ import pytest
 from evenkeel.study.engines import Engine, Job, Report, Work, end_with, report_of, work
 from evenkeel.testing import EngineContract
 
+pytestmark = pytest.mark.no_cover  # engines of tests, whose processes would take longer to be measured than to run
 FORK = multiprocessing.get_context("fork")
 TESTS = sorted(name for name, _ in inspect.getmembers(EngineContract) if name.startswith("test_"))
 ENDED_FROM_OUTSIDE = {
