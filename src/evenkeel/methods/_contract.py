@@ -18,7 +18,7 @@ from evenkeel.partition import Component, Components
 __all__ = ["Clipping", "Method", "Owned", "Phase", "Recipe", "Touched"]
 
 Owned = Literal["clipping", "phases", "rates", "update", "second pass"]
-Touched = Literal["gradients", "weights", "forward", "result"]
+Touched = Literal["gradients", "weights", "forward", "result", "step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Method(ABC):
         touches: what its session changes, so that ways of training which leave no room for that are refused:
             ``"gradients"`` after they were clipped, ``"weights"`` between backward and the step, ``"forward"`` where
             the model draws or behaves otherwise in its forward passes, ``"result"`` where the training's last weights
-            are not its result.
+            are not its result, ``"step"`` where its optimizer must step all parameters together.
         conflicts: methods that it cannot be mixed with, and why, beyond what both own.
     """
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from evenkeel.errors import MethodError
 
-__all__ = ["groups_of", "whole_steps_only"]
+__all__ = ["groups_of"]
 
 
 def groups_of(method: str, plain: Optimizer, kept: Sequence[str]) -> list[dict[str, Any]]:
@@ -35,27 +35,3 @@ def groups_of(method: str, plain: Optimizer, kept: Sequence[str]) -> list[dict[s
         )
     names = ("params", "param_names", *kept)
     return [{name: group[name] for name in names if name in group} for group in plain.param_groups]
-
-
-def whole_steps_only(method: str, optimizer: Optimizer, why: str) -> None:
-    """Have an optimizer refuse to step some of its parameters apart from the rest, as ``in_backward=True`` does.
-
-    Args:
-        method: the method's name.
-        optimizer: the optimizer.
-        why: what is true of all its parameters together.
-    """
-    whole = _size(optimizer)
-
-    def refuse_parts(given: Optimizer, args: object, kwargs: object) -> None:
-        if _size(given) < whole:
-            raise MethodError(
-                f"{method} {why}, and was asked to step {_size(given)} of {whole} parameters apart from the rest, as "
-                "in_backward=True does; leave in_backward out"
-            )
-
-    optimizer.register_step_pre_hook(refuse_parts)
-
-
-def _size(optimizer: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)

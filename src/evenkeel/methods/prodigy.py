@@ -10,8 +10,8 @@ from typing import Any, ClassVar, cast, final
 from torch.optim import Optimizer
 
 from evenkeel.errors import MethodError, MissingExtraError
-from evenkeel.methods._contract import Clipping, Method, Owned, Recipe
-from evenkeel.methods._in_place_of_adamw import groups_of, whole_steps_only
+from evenkeel.methods._contract import Clipping, Method, Owned, Recipe, Touched
+from evenkeel.methods._in_place_of_adamw import groups_of
 from evenkeel.methods._options import check_flag, check_number
 from evenkeel.methods._session import Session
 from evenkeel.methods._setting import Setting
@@ -68,6 +68,7 @@ class Prodigy(Method):
     summary: ClassVar[str] = "Adam that estimates its learning rate from how far weights went (needs prodigyopt)"
     source: ClassVar[str] = "Mishchenko & Defazio 2023, arXiv 2306.06101"
     owns: ClassVar[frozenset[Owned]] = frozenset({"update"})
+    touches: ClassVar[frozenset[Touched]] = frozenset({"step"})
     otherwise: ClassVar[frozenset[Owned]] = frozenset({"clipping"})
     conflicts: ClassVar[Mapping[str, str]] = {
         "decay-to-pretrained": "it pulls by the learning rate, which with prodigy is a factor of an estimate",
@@ -125,7 +126,7 @@ class Prodigy(Method):
                 f"prodigy estimates one learning rate, and this training has {len(rates)}, from {rates[0]:g} to "
                 f"{rates[-1]:g}; give all parameters the same"
             )
-        made = cast(
+        return cast(
             Optimizer,
             _needs_prodigyopt()(
                 groups,
@@ -136,8 +137,6 @@ class Prodigy(Method):
                 safeguard_warmup=self.safeguard_warmup,
             ),
         )
-        whole_steps_only(self.name, made, "estimates one learning rate from all parameters")
-        return made
 
 
 def _needs_prodigyopt() -> Any:

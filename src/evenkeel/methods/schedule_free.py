@@ -11,9 +11,9 @@ from typing import Any, ClassVar, cast, final
 from torch.optim import Optimizer
 
 from evenkeel.errors import MethodError, MissingExtraError
-from evenkeel.methods._contract import Clipping, Method, Owned, Recipe
+from evenkeel.methods._contract import Clipping, Method, Owned, Recipe, Touched
 from evenkeel.methods._draws import Moment
-from evenkeel.methods._in_place_of_adamw import groups_of, whole_steps_only
+from evenkeel.methods._in_place_of_adamw import groups_of
 from evenkeel.methods._options import check_number
 from evenkeel.methods._session import Session
 from evenkeel.methods._setting import Setting, Step
@@ -66,6 +66,7 @@ class ScheduleFree(Method):
     summary: ClassVar[str] = "AdamW at a constant rate, whose averaged weights are the model (needs schedulefree)"
     source: ClassVar[str] = "Defazio et al. 2024, arXiv 2405.15682"
     owns: ClassVar[frozenset[Owned]] = frozenset({"update"})
+    touches: ClassVar[frozenset[Touched]] = frozenset({"step"})
     otherwise: ClassVar[frozenset[Owned]] = frozenset({"clipping"})
     conflicts: ClassVar[Mapping[str, str]] = {
         "decay-to-pretrained": "it moves weights before the step, of which schedule-free holds two kinds",
@@ -121,9 +122,7 @@ class ScheduleFree(Method):
                 "schedule-free takes gradients between weights and their average, and with a first beta of 0 it could "
                 "not tell the average; set TrainingArguments(adam_beta1=0.9)"
             )
-        made = cast(Optimizer, _needs_schedulefree()(groups))
-        whole_steps_only(self.name, made, "counts one step for all parameters")
-        return made
+        return cast(Optimizer, _needs_schedulefree()(groups))
 
 
 def _needs_schedulefree() -> Any:

@@ -65,6 +65,11 @@ def check_mix(mix: Mix, args: TrainingArguments, *, kind: OptimizerKind | None, 
                     f"{touches[touched]} changes {touched} between backward and the optimizer's step, and "
                     "in_backward=True leaves no time between them; leave in_backward out"
                 )
+        if "step" in touches:
+            raise MethodError(
+                f"{touches['step']} steps all parameters together, and in_backward=True steps each apart; "
+                "leave in_backward out"
+            )
         if second is not None:
             raise MethodError(
                 f"{second.name} takes gradients a second time before the step, and in_backward=True has made the step "
