@@ -77,6 +77,34 @@ def test_the_other_way_round_is_contradicted(judge: Judge) -> None:
     }
 
 
+@pytest.mark.parametrize(("step", "verdict"), [(-0.01, "held"), (0.01, "contradicted"), (0.0, "not shown")])
+def test_a_lower_threshold_may_be_better_or_worse_all_along(judge: Judge, step: float, verdict: str) -> None:
+    thresholds = ["", ":max_norm=0.01", ":max_norm=.inf", ":max_norm=1.0"]
+    ranks = [1, 0, 3, 2]
+    noise = np.random.default_rng(5).normal(0, 0.005, (4, 20))
+    fates = {
+        f"component-clip{text}": [score + step * rank + shift for score, shift in zip(GOOD, row, strict=True)]
+        for text, rank, row in zip(thresholds, ranks, noise, strict=True)
+    }
+    found = judge({"full": GOOD, **fates, "component-clip:max_norm=2.0,unclipped=head": GOOD})["dose", "component-clip"]
+    assert (found.verdict, found.n) == (verdict, 20)
+    assert "4 thresholds" in found.unit
+    assert (found.effect < -0.5, found.effect > 0.5) == (verdict == "held", verdict == "contradicted")
+    assert found.interval[0] < found.effect < found.interval[1]
+
+
+TWO = {f"component-clip:max_norm={threshold}": GOOD for threshold in (0.1, 1.0)}
+
+
+def test_two_thresholds_are_no_trend(judge: Judge) -> None:
+    assert ("dose", "component-clip") not in judge({"full": GOOD, **TWO})
+
+
+def test_a_trend_needs_seeds_at_each_threshold(judge: Judge) -> None:
+    few = judge({"full": GOOD, **TWO, "component-clip": ["queued"] * 16 + GOOD[16:]})["dose", "component-clip"]
+    assert (few.verdict, few.reason) == ("cannot be told", "4 seeds have a score at each threshold")
+
+
 def test_no_difference_is_not_shown(judge: Judge) -> None:
     same = judge({"full": GOOD, "component-clip": [score + 0.001 * (-1) ** i for i, score in enumerate(GOOD)]})
     assert {same[name, "component-clip"].verdict for name in ("generalisation", "steadier", "safer")} == {"not shown"}

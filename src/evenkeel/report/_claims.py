@@ -16,7 +16,7 @@ from evenkeel.report._movement import Movement, half_times
 from evenkeel.report._movements import Movements
 from evenkeel.report._results import Cell
 from evenkeel.report._words import all_failed, p_value
-from evenkeel.stats import compare_failures, compare_paired, concordance, wilson
+from evenkeel.stats import compare_failures, compare_paired, concordance, trend, wilson
 from evenkeel.study import RunRecord
 
 __all__ = ["CLAIMS", "Claim", "ClaimVerdict", "claims"]
@@ -32,6 +32,7 @@ CLAIMS = {
     "top-down stays": "going top-down, the top layer moves less once others are released",
     "together": "clipping components brings their times together",
     "generalisation": "clipping components scores higher",
+    "dose": "clipping components scores higher the lower the threshold",
     "convergence": "clipping components learns sooner",
     "steadier": "clipping components varies less over seeds",
     "safer": "clipping components fails less often",
@@ -39,6 +40,9 @@ CLAIMS = {
 _NAN = float("nan")
 _ORDINARY = ("full", "bert-adam")
 _OFF = re.compile(r"max_norm=\.?inf\b")
+_THRESHOLD = re.compile(r"component-clip(?::max_norm=([\d.e+-]+|\.?inf))?")  # and no other option
+_PUBLISHED = ".05"  # the method's default
+_FEWEST_THRESHOLDS = 3
 _RACING = ("racing", "half_time_spread")
 _APART = "interquartile range of half times, share of training"
 
@@ -104,6 +108,7 @@ def _of_family(family: Family, movements: Movements) -> Iterator[Claim]:
             yield from _top_down(where, one, moved, movements.of(one.other))
         elif _is(one.other, "component-clip") and not _OFF.search(one.other.method):
             yield from _clipping(where, one)
+    yield from _dose(where, [one.other for one in family.judged])
 
 
 def _is(cell: Cell, *names: str) -> bool:
@@ -204,6 +209,28 @@ def _clipping(where: str, one: Judged) -> Iterator[Claim]:
     yield _of_record(one, "convergence", "loss_area", claim="convergence", unit="mean loss over training", **about)
     yield _of_judged(one, "spread", "less", claim="steadier", **about)
     yield _of_judged(one, "failures", "less", claim="safer", **about)
+
+
+def _dose(where: str, others: Sequence[Cell]) -> Iterator[Claim]:
+    """Judge whether scores fall as thresholds rise, over the seeds that have a score at each."""
+    found = [(cell, _THRESHOLD.fullmatch(cell.method)) for cell in others]
+    by_threshold = {float((match[1] or _PUBLISHED).replace(".inf", "inf")): cell for cell, match in found if match}
+    if len(by_threshold) < _FEWEST_THRESHOLDS:
+        return
+    scores = [by_threshold[threshold].by_draw for threshold in sorted(by_threshold)]
+    draws = [draw for draw in scores[0] if all(draw in one for one in scores)]
+    about: dict[str, Any] = {
+        "where": where, "claim": "dose", "method": "component-clip", "n": len(draws),
+        "unit": f"rank correlation of score with threshold, {len(scores)} thresholds",
+    }  # fmt: skip
+    if len(draws) < FEWEST_FOR_INTERVALS:
+        yield Claim(verdict="cannot be told", reason=f"{len(draws)} seeds have a score at each threshold", **about)
+        return
+    trended = trend([[one[draw] for one in scores] for draw in draws])
+    effect = float(np.mean(trended.correlations))
+    verdict: ClaimVerdict = "not shown" if trended.p > ALPHA else "held" if effect < 0 else "contradicted"
+    interval = _of_mean(np.array(trended.correlations), 1 - ALPHA)
+    yield Claim(verdict=verdict, effect=effect, interval=interval, test=f"sign flips p {p_value(trended.p)}", **about)
 
 
 def _of_record(one: Judged, part: str, name: str, **about: Any) -> Claim:

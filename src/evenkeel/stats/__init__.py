@@ -13,12 +13,14 @@ from evenkeel.stats._power import runs_needed
 from evenkeel.stats._proportion import wilson
 from evenkeel.stats._rank_correlation import failed_regression, rank_correlation_p
 from evenkeel.stats._sign_flip import sign_flip_p
+from evenkeel.stats._trend import Trend, trend
 
 __all__ = [
     "Comparison",
     "Concordance",
     "Description",
     "PairedComparison",
+    "Trend",
     "better_than_chance",
     "compare",
     "compare_failures",
@@ -34,5 +36,6 @@ __all__ = [
     "rank_correlation_p",
     "runs_needed",
     "sign_flip_p",
+    "trend",
     "wilson",
 ]
