@@ -77,6 +77,9 @@ def _export(folder: Path, kind: str) -> None:
     from evenkeel.cli._console import console
     from evenkeel.report import export_figures, load_study
 
-    with console.status("drawing figures"):
-        written = list(export_figures(load_study(folder), folder / "figures", kind))
-    console.print(f"figures: {len(written)} in {folder / 'figures'}", markup=False, highlight=False, soft_wrap=True)
+    written = 0
+    with console.status("drawing figures") as status:  # of a sweep there are hundreds, each of which takes seconds
+        for path in export_figures(load_study(folder), folder / "figures", kind):
+            written += 1
+            status.update(f"drawing figures: {written} written, the last {path.name}")
+    console.print(f"figures: {written} in {folder / 'figures'}", markup=False, highlight=False, soft_wrap=True)
