@@ -13,10 +13,12 @@ import torch
 from tests.integrations import _ddp
 from torch import Tensor
 
-# What draws nothing in a micro-batch must give the same weights; what does must at least keep the ranks together.
+# What draws nothing in a micro-batch must give the same weights (but for gradient-stabilizer, which makes whole steps of the
+# gradients of keys' biases, and these are rounding alone); what does must at least keep the ranks together.
 ALIKE = (
     *("full", "component-clip", "adagc:warmup=0", "llrd", "reinit", "noisytune", "decay-to-pretrained:strength=1.0"),
     *("child-tuning-f", "child-tuning-d", "bitfit", "stable-adamw", "sam", "swa:start=0.5", "ema:decay=0.5"),
+    *("lamb", "spamp", "prodigy", "schedule-free", "component-update-clip"),
 )
 DRAWING = ("r-drop", "mixout:p=0.5", "hype:scale=0.1", "lnsr", "r3f", "smart")
 ACCUMULATED = ("full", "sam")
