@@ -14,7 +14,7 @@ from tests.integrations import _ddp
 from torch import Tensor
 
 # What draws nothing in a micro-batch must give the same weights; what does must at least keep the ranks together.
-# gradient-stabilizer is in neither: it makes whole steps of the gradients of keys' biases, and these are rounding alone.
+# gradient-stabilizer is in neither: it makes whole steps of gradients of keys' biases, and these are rounding alone.
 ALIKE = (
     *("full", "component-clip", "adagc:warmup=0", "llrd", "reinit", "noisytune", "decay-to-pretrained:strength=1.0"),
     *("child-tuning-f", "child-tuning-d", "bitfit", "stable-adamw", "sam", "swa:start=0.5", "ema:decay=0.5"),
