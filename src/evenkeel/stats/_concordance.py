@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from evenkeel.errors import DataError
+from evenkeel.stats._inputs import table
 
 __all__ = ["Concordance", "concordance"]
 
@@ -60,13 +60,9 @@ def concordance(values: ArrayLike) -> Concordance:
         >>> found.w, round(found.p, 3)
         (1.0, 0.05)
     """
-    table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2:
-        raise DataError(f"values must be a table of two axes, but they have {table.ndim}; give a row each repetition")
-    if not np.isfinite(table).all():
-        raise DataError("a value is not finite, and has no place in an order; leave out its row or its column")
-    m, k = table.shape
-    if m < 2 or k < 3 or (np.ptp(table, axis=1) == 0).all():
+    rows = table(values)
+    m, k = rows.shape
+    if m < 2 or k < 3 or (np.ptp(rows, axis=1) == 0).all():
         return Concordance(repetitions=m, things=k, w=_NAN, p=_NAN)
-    statistic, p = stats.friedmanchisquare(*table.T)
+    statistic, p = stats.friedmanchisquare(*rows.T)
     return Concordance(repetitions=m, things=k, w=float(statistic / (m * (k - 1))), p=float(p))

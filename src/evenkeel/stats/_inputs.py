@@ -75,6 +75,26 @@ def numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return finite
 
 
+def table(values: ArrayLike) -> NDArray[np.float64]:
+    """Return ``values`` as a table of finite floating-point numbers.
+
+    Args:
+        values: a row for each repetition, shape ``[m, k]``.
+
+    Returns:
+        The same numbers.
+
+    Raises:
+        DataError: if there are not two axes, or a value is not finite.
+    """
+    made = np.asarray(values, dtype=np.float64)
+    if made.ndim != 2:
+        raise DataError(f"values must be a table of two axes, but they have {made.ndim}; give a row each repetition")
+    if not np.isfinite(made).all():
+        raise DataError("a value is not finite, and has no place in an order; leave out its row or its column")
+    return made
+
+
 def equally_many(labels: NDArray[Any], predictions: NDArray[Any]) -> None:
     """Refuse labels and predictions that are not as many as each other.
 

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from evenkeel.errors import DataError
+from evenkeel.stats._inputs import table
 from evenkeel.stats._sign_flip import sign_flip_p
 
 __all__ = ["Trend", "trend"]
 
 _NAN = float("nan")
+_FEWEST = 5  # rows; with fewer even one sign all along is more likely than 5 % by chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +53,13 @@ def trend(values: ArrayLike) -> Trend:
         >>> [round(one, 1) for one in found.correlations[:3]], round(found.p, 2)
         ([1.0, 1.0, 0.8], 0.03)
     """
-    table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2:
-        raise DataError(f"values must be a table of two axes, but they have {table.ndim}; give a row each repetition")
-    if not np.isfinite(table).all():
-        raise DataError("a value is not finite, and has no rank; leave out its row or its column")
-    m, k = table.shape
+    rows = table(values)
+    m, k = rows.shape
     if k < 3:
         return Trend(correlations=(_NAN,) * m, p=_NAN)
-    ranks = stats.rankdata(table, axis=1) - (k + 1) / 2
+    ranks = stats.rankdata(rows, axis=1) - (k + 1) / 2
     order = np.arange(k) - (k - 1) / 2
     scale = np.sqrt((ranks**2).sum(axis=1) * (order**2).sum())
     correlations = np.divide(ranks @ order, scale, out=np.zeros(m), where=scale > 0)
     p = min(1.0, 2 * min(map(sign_flip_p, (correlations, -correlations)))) if m >= _FEWEST else _NAN
     return Trend(correlations=tuple(map(float, correlations)), p=p)
-
-
-_FEWEST = 5  # rows; with fewer even one sign all along is more likely than 5 % by chance
